@@ -1,0 +1,5 @@
+//! The actors of the mailtree mail host.
+
+pub mod answer;
+pub mod service;
+pub mod wire;
