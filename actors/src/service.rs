@@ -1,5 +1,6 @@
 //! What the tree knows of a service: how it starts, what it hears, why it could not start.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ractor::{ActorCell, SpawnErr};
@@ -24,18 +25,26 @@ pub struct Started {
     pub cell: ActorCell,
     /// Delivers a [`Control`] to it; never blocks, and is harmless after its death.
     pub control: Arc<dyn Fn(Control) + Send + Sync>,
+    /// The addresses it listens on, for `svstat`.
+    pub listen: Vec<SocketAddr>,
 }
 
 impl Started {
     /// A started actor whose messages can carry a [`Control`].
     pub fn new<M: ractor::Message + From<Control>>(actor: ractor::ActorRef<M>) -> Self {
         let cell = actor.get_cell();
-        Self { cell, control: Arc::new(move |control| drop(actor.cast(control.into()))) }
+        Self { cell, control: Arc::new(move |control| drop(actor.cast(control.into()))), listen: Vec::new() }
     }
 
     /// A started actor that has no use for controls.
     pub fn deaf(cell: ActorCell) -> Self {
-        Self { cell, control: Arc::new(|_| ()) }
+        Self { cell, control: Arc::new(|_| ()), listen: Vec::new() }
+    }
+
+    /// With the addresses it listens on.
+    pub fn listening(mut self, listen: Vec<SocketAddr>) -> Self {
+        self.listen = listen;
+        self
     }
 }
 

@@ -5,4 +5,28 @@
 
 #![warn(missing_docs)]
 
+pub mod address;
+pub mod dotqmail;
+pub mod envelope;
+pub mod maildir;
+pub mod policy;
 pub mod queue;
+pub mod received;
+pub mod reply;
+pub mod report;
+pub mod schedule;
+pub mod smtp;
+pub mod svc;
+pub mod tai64;
+pub mod tcpto;
+pub mod assign;
+pub mod badmailfrom;
+pub mod bounce;
+pub mod cdb;
+pub mod domains;
+pub mod rcpthosts;
+pub mod route;
+pub mod smtproutes;
+pub mod tcprules;
+pub mod virtualdomains;
+pub mod vpasswd;

@@ -1,1 +1,17 @@
-//! tests
+//! The harness of the black-box tests: a host in a home of its own, clients, peers, DNS, disks that lose power.
+//!
+//! Nothing here waits for luck: every wait names a condition and a limit, and says what was missing.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test harness fails by panicking")]
+
+pub mod chance;
+pub mod disk;
+pub mod dns;
+pub mod host;
+pub mod letter;
+pub mod load;
+pub mod maildir;
+pub mod peer;
+pub mod postfix;
+pub mod probe;
+pub mod smtp;
+pub mod wait;

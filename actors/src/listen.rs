@@ -1,0 +1,74 @@
+//! The host's listening sockets. They outlive the death of a service, so that clients wait in the kernel's backlog
+//! while it comes back; a service that is stopped closes its own.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::service::StartError;
+
+/// Connections the kernel keeps until they are accepted; a small backlog drops SYNs under load.
+const BACKLOG: i32 = 1024;
+
+/// Sockets by service and configured address.
+#[derive(Clone, Default)]
+pub struct Sockets(Arc<Mutex<HashMap<String, Vec<(SocketAddr, TcpListener)>>>>);
+
+impl Sockets {
+    /// The socket of `service` for `address`, bound now unless an earlier incarnation left it.
+    ///
+    /// # Errors
+    /// When the address cannot be bound: temporary, for whoever has it may let it go.
+    pub fn listen(&self, service: &str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+        let failed = |error: io::Error| StartError::Temporary(format!("unable to bind {address}: {error}"));
+        let mut sockets = self.lock();
+        let ours = sockets.entry(service.to_owned()).or_default();
+        let kept = ours.iter().find(|(configured, _)| *configured == address);
+        let listener = match kept {
+            Some((_, listener)) => listener.try_clone().map_err(failed)?,
+            None => {
+                let listener = bind(address).map_err(failed)?;
+                let actual = listener.local_addr().map_err(failed)?;
+                tracing::info!(service, %actual, "tcpserver: listening on {actual}");
+                ours.push((address, listener.try_clone().map_err(failed)?));
+                listener
+            }
+        };
+        tokio::net::TcpListener::from_std(listener).map_err(failed)
+    }
+
+    /// The addresses that `service` listens on.
+    #[must_use]
+    pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
+        let sockets = self.lock();
+        let ours = sockets.get(service).map(Vec::as_slice).unwrap_or_default();
+        ours.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+    }
+
+    /// `service` listens no more. Accepting on a copy of the socket ends at once, too.
+    pub fn close(&self, service: &str) {
+        for (_, listener) in self.lock().remove(service).unwrap_or_default() {
+            // A copy may live on in a task that is just ending.
+            drop(SockRef::from(&listener).shutdown(std::net::Shutdown::Both));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<(SocketAddr, TcpListener)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

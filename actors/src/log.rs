@@ -1,0 +1,231 @@
+//! The log: tracing events as multilog's lines or as JSON on standard output.
+//!
+//! Every event is one line. What an administrator's tools read is the event's message, byte for byte qmail's; its fields
+//! say the same to machines. A full log never holds up mail: lines that find no place are counted and dropped.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use mailtree_protocols::tai64::Tai64n;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+
+use crate::service::StartError;
+
+/// Lines that may wait for the writer.
+const WAITING: usize = 16_384;
+
+/// Longest line, in bytes.
+const MAX_LINE: usize = 16 * 1024;
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `@4000… MESSAGE`, as multilog's `t` writes them.
+    Classic,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where events go: install it once as a tracing layer, and start [`Log`] to write what it collects.
+#[derive(Clone)]
+pub struct Lines {
+    format: Format,
+    sender: Sender<String>,
+    receiver: Receiver<String>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// An empty log.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        let (sender, receiver) = bounded(WAITING);
+        Self { format, sender, receiver, lost: Arc::default() }
+    }
+
+    /// Writes what waits, now, from this thread: for the last words after the tree has stopped.
+    ///
+    /// # Errors
+    /// When standard output does not take it.
+    pub fn flush(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        for line in self.receiver.try_iter() {
+            out.write_all(line.as_bytes())?;
+        }
+        out.flush()
+    }
+
+    fn add(&self, line: String) {
+        if self.sender.try_send(line).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("mailtree_log_lines_dropped_total").increment(1);
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.add(match self.format {
+            Format::Classic => classic(now, &fields),
+            Format::Json => json(now, event, fields),
+        });
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: serde_json::Value) {
+        self.others.insert(field.name().to_owned(), value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        } else {
+            self.set(field, format!("{value:?}").into());
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value.into());
+    }
+}
+
+fn classic(now: Duration, fields: &Fields) -> String {
+    let mut line = stamp(now);
+    line.push(' ');
+    for c in fields.message.chars() {
+        if line.len() >= MAX_LINE {
+            line.push_str("...");
+            break;
+        }
+        // One event is one line, whatever a peer put into it.
+        line.push(if c.is_control() { '?' } else { c });
+    }
+    line.push('\n');
+    line
+}
+
+/// `@4000…`, the time as TAI64N.
+fn stamp(now: Duration) -> String {
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    Tai64n::from_unix(seconds, now.subsec_nanos()).to_text().map(char::from).iter().collect()
+}
+
+fn json(now: Duration, event: &Event<'_>, fields: Fields) -> String {
+    let mut object = serde_json::Map::new();
+    object.insert("time".into(), stamp(now).into());
+    object.insert("unix".into(), now.as_secs_f64().into());
+    object.insert("level".into(), event.metadata().level().as_str().to_ascii_lowercase().into());
+    let target = event.metadata().target();
+    object.insert("target".into(), target.into());
+    object.insert("line".into(), fields.message.into());
+    object.extend(fields.others);
+    let mut line = String::new();
+    if write!(line, "{}", serde_json::Value::Object(object)).is_err() {
+        line.clear();
+    }
+    line.push('\n');
+    line
+}
+
+/// The service: keeps a thread that writes the lines.
+pub struct Log;
+
+/// Its state.
+pub struct State {
+    stop: Stop,
+}
+
+/// Ends the thread, also when the actor is killed; what waits stays for the next one.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// What it hears.
+pub enum Message {
+    /// The thread could not write.
+    Failed(String),
+}
+
+impl Actor for Log {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Lines;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, lines: Lines) -> Result<State, ActorProcessingErr> {
+        let stop = Stop(Arc::default());
+        let stopped = Arc::clone(&stop.0);
+        std::thread::Builder::new()
+            .name("log".into())
+            .spawn(move || {
+                if let Err(error) = write(&lines, &stopped) {
+                    drop(myself.cast(Message::Failed(error.to_string())));
+                }
+            })
+            .map_err(|error| StartError::Temporary(format!("unable to start the log thread: {error}")))?;
+        Ok(State { stop })
+    }
+
+    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let Message::Failed(cause) = message;
+        state.stop.0.store(true, Ordering::Release);
+        Err(format!("unable to write to standard output: {cause}").into())
+    }
+}
+
+fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
+    let stdout = io::stdout();
+    while !stopped.load(Ordering::Acquire) {
+        match lines.receiver.recv_timeout(Duration::from_millis(200)) {
+            Ok(line) => {
+                let mut out = io::BufWriter::with_capacity(64 * 1024, stdout.lock());
+                out.write_all(line.as_bytes())?;
+                for line in lines.receiver.try_iter().take(1000) {
+                    out.write_all(line.as_bytes())?;
+                }
+                let lost = lines.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    writeln!(out, "log: warning: {lost} lines were lost: standard output was too slow")?;
+                }
+                out.flush()?;
+            }
+            Err(RecvTimeoutError::Timeout) => (),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! A message on its way into the queue.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use mailtree_protocols::envelope::Envelope;
+use mailtree_protocols::queue::MessageId;
+use mailtree_protocols::received::{self, Invoker};
+
+use super::disk::{Commit, Draft, Spill};
+use super::sync::{DiskThreads, Error};
+use super::trigger::Trigger;
+use crate::permit::Permit;
+use crate::pid;
+
+/// What a reception holds in memory before it writes to disk, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// A message being handed in. Dropped before [`Reception::commit`], it leaves nothing behind.
+pub struct Reception {
+    threads: Arc<DiskThreads>,
+    trigger: Trigger,
+    buffer: Vec<u8>,
+    draft: Option<Draft>,
+    size: u64,
+    qp: u64,
+    _permit: Permit,
+}
+
+/// A message that is in the queue, durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its number.
+    pub id: MessageId,
+    /// The number of its queueing.
+    pub qp: u64,
+    /// Its size, in bytes.
+    pub size: u64,
+}
+
+impl Reception {
+    pub(super) fn new(threads: Arc<DiskThreads>, trigger: Trigger, invoker: Invoker, permit: Permit) -> Self {
+        let qp = pid::next();
+        let buffer = received::qmail(invoker, qp, Timestamp::now()).into_bytes();
+        Self { threads, trigger, buffer, draft: None, size: 0, qp, _permit: permit }
+    }
+
+    /// The number of this queueing.
+    #[must_use]
+    pub fn qp(&self) -> u64 {
+        self.qp
+    }
+
+    /// More of the message, lines ending in LF.
+    ///
+    /// # Errors
+    /// When it cannot be written; the message must be given up.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < CHUNK {
+            return Ok(());
+        }
+        self.size += self.buffer.len() as u64;
+        let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer) };
+        let (draft, buffer) = self.threads.run(spill).await?;
+        self.draft = Some(draft);
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    /// The whole message is there: makes it and its envelope durable. Whoever gives up waiting must expect that the
+    /// message is delivered all the same.
+    ///
+    /// # Errors
+    /// When it is not certain to be durable.
+    pub async fn commit(mut self, sender: Vec<u8>, recipients: Vec<Vec<u8>>) -> Result<Accepted, Error> {
+        let started = Instant::now();
+        let size = self.size + self.buffer.len() as u64;
+        let envelope = Envelope { uid: rustix::process::getuid().as_raw(), qp: self.qp, sender, recipients };
+        let commit = Commit {
+            draft: self.draft.take(),
+            bytes: std::mem::take(&mut self.buffer),
+            envelope: envelope.to_bytes().map_err(|error| Error::from(std::io::Error::other(error)))?,
+            id: None,
+            trigger: self.trigger.clone(),
+        };
+        let id = self.threads.run(commit).await?;
+        metrics::histogram!("mailtree_queue_commit_seconds").record(started.elapsed());
+        metrics::counter!("mailtree_queue_accepted_messages_total").increment(1);
+        metrics::counter!("mailtree_queue_accepted_bytes_total").increment(size);
+        Ok(Accepted { id, qp: self.qp, size })
+    }
+}

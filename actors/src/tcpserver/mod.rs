@@ -1,0 +1,196 @@
+//! tcpserver: listens, and has a session for each connection, within the limits.
+//!
+//! Owns: the permits of its service, one acceptor for each address. Children: acceptors and sessions. Dies when: a port
+//! cannot be bound. After a restart: sessions of the old one are gone, clients waiting in the backlog are served.
+
+mod acceptor;
+mod connection;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mailtree_config::network::Network;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::sync::watch;
+
+use crate::listen::Sockets;
+use crate::permit::{PerAddress, Permits};
+use crate::service::{Control, StartError};
+use acceptor::Acceptor;
+pub use connection::{Connection, End};
+
+/// Time that sessions have to say goodbye when the service stops.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Starts a session for a connection, as a child of the cell.
+pub type StartSession =
+    Arc<dyn Fn(Connection, ActorCell) -> BoxFuture<'static, Result<(), SpawnErr>> + Send + Sync>;
+
+/// The service.
+pub struct Tcpserver;
+
+/// What it needs.
+#[derive(Clone)]
+pub struct Arguments {
+    /// Name of the service.
+    pub service: String,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Sessions at once.
+    pub concurrency: usize,
+    /// Sessions at once from one address.
+    pub per_ip: u32,
+    /// Who is not bound by that.
+    pub unlimited: Vec<Network>,
+    /// The host's listening sockets.
+    pub sockets: Sockets,
+    /// What is done with a connection.
+    pub start: StartSession,
+}
+
+impl Arguments {
+    fn is_unlimited(&self, ip: IpAddr) -> bool {
+        self.unlimited.iter().any(|network| network.contains(ip.to_canonical()))
+    }
+}
+
+/// What all acceptors of a service share.
+pub(crate) struct Shared {
+    arguments: Arguments,
+    permits: Permits,
+    per_address: PerAddress,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Its state.
+pub struct State {
+    shared: Arc<Shared>,
+    stopping: watch::Sender<bool>,
+    acceptors: Vec<ActorCell>,
+    paused: bool,
+}
+
+/// What it hears.
+pub enum Message {
+    /// An acceptor that died is to be replaced.
+    Accept,
+    /// From `svc`.
+    Control(Control),
+}
+
+impl From<Control> for Message {
+    fn from(control: Control) -> Self {
+        Self::Control(control)
+    }
+}
+
+impl Actor for Tcpserver {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+        for address in &arguments.listen {
+            // Bound here so that a port in use is a failed start.
+            drop(arguments.sockets.listen(&arguments.service, *address)?);
+        }
+        let (stopping, stop) = watch::channel(false);
+        let shared = Shared {
+            permits: Permits::new(&arguments.service, arguments.concurrency),
+            per_address: PerAddress::default(),
+            stopping: stop,
+            arguments,
+        };
+        myself.cast(Message::Accept)?;
+        Ok(State { shared: Arc::new(shared), stopping, acceptors: Vec::new(), paused: false })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Accept if !state.paused => state.accept(&myself).await?,
+            Message::Control(Control::Pause) => {
+                state.paused = true;
+                for acceptor in state.acceptors.drain(..) {
+                    acceptor.kill();
+                }
+            }
+            Message::Control(Control::Continue) => {
+                state.paused = false;
+                state.accept(&myself).await?;
+            }
+            // Control files are read for each connection.
+            Message::Accept | Message::Control(Control::Hup | Control::Alarm) => (),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let ended = match &event {
+            SupervisionEvent::ActorTerminated(cell, ..) => cell,
+            SupervisionEvent::ActorFailed(cell, cause) => {
+                tracing::error!(service = state.shared.arguments.service, "alert: session died: {cause}");
+                cell
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        let before = state.acceptors.len();
+        state.acceptors.retain(|acceptor| acceptor.get_id() != ended.get_id());
+        if state.acceptors.len() < before {
+            myself.cast(Message::Accept)?;
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.shared.arguments.sockets.close(&state.shared.arguments.service);
+        for acceptor in state.acceptors.drain(..) {
+            acceptor.kill();
+        }
+        // Sessions say 421 at their next turn; those that do not are killed with us.
+        drop(state.stopping.send(true));
+        let cell = myself.get_cell();
+        let all_gone = async {
+            for session in cell.get_children() {
+                drop(session.wait(None).await);
+            }
+        };
+        drop(tokio::time::timeout(GOODBYE, all_gone).await);
+        Ok(())
+    }
+}
+
+impl State {
+    /// Starts the acceptors that are missing.
+    async fn accept(&mut self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
+        if !self.acceptors.is_empty() {
+            // One died, or several: begin anew, so that there is exactly one for each address.
+            for acceptor in self.acceptors.drain(..) {
+                acceptor.kill();
+            }
+        }
+        let Shared { arguments, .. } = &*self.shared;
+        for address in &arguments.listen {
+            let listener = arguments.sockets.listen(&arguments.service, *address).map_err(Box::<StartError>::new)?;
+            let arguments = acceptor::Arguments {
+                listener,
+                shared: Arc::clone(&self.shared),
+                tcpserver: myself.get_cell(),
+            };
+            let (acceptor, _) = Actor::spawn_linked(None, Acceptor, arguments, myself.get_cell()).await?;
+            self.acceptors.push(acceptor.get_cell());
+        }
+        Ok(())
+    }
+}

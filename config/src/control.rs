@@ -1,0 +1,258 @@
+//! qmail's control files (qmail-control) as typed values.
+//!
+//! qmail-smtpd and qmail-remote read their files for every session, so [`Control::smtpd`] and [`Control::remote`] are
+//! asked for every session too: they look whether a file has changed and read only then. qmail-send reads at its start
+//! and, for two files, at HUP: [`Control::send`] reads every time.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mailtree_protocols::badmailfrom::BadMailFrom;
+use mailtree_protocols::cdb::Cdb;
+use mailtree_protocols::domains::Domains;
+use mailtree_protocols::rcpthosts::RcptHosts;
+use mailtree_protocols::smtproutes::SmtpRoutes;
+use mailtree_protocols::virtualdomains::VirtualDomains;
+
+use crate::default;
+use crate::error::{Error, Problem};
+use crate::read::{Kind, Missing, Reading, Seen};
+use crate::setting::{Origin, Setting};
+
+/// The longest timeout, in seconds: one day.
+const TIMEOUT_MAX: u64 = 86_400;
+
+/// The longest queuelifetime, in seconds: ten years.
+const LIFETIME_MAX: u64 = 315_360_000;
+
+/// What qmail-smtpd reads.
+#[derive(Debug, Clone)]
+pub struct Smtpd {
+    /// Full name of this host.
+    pub me: String,
+    /// `smtpgreeting`: text after 220, in 250 to HELO and in 221.
+    pub greeting: String,
+    /// Greatest size of a message in bytes; 0 is no limit.
+    pub databytes: u64,
+    /// Domains that mail is accepted for.
+    pub rcpthosts: RcptHosts,
+    /// Senders whose mail is refused.
+    pub badmailfrom: BadMailFrom,
+    /// Longest wait for a client.
+    pub timeoutsmtpd: Duration,
+    /// Host put in place of `[the local address]` in recipients.
+    pub localiphost: String,
+}
+
+/// What qmail-send reads.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// Full name of this host.
+    pub me: String,
+    /// Domains delivered locally under their own names.
+    pub locals: Domains,
+    /// Domains delivered locally under prepended names.
+    pub virtualdomains: VirtualDomains,
+    /// Domains for which `user%fqdn@domain` means `user@fqdn`.
+    pub percenthack: Domains,
+    /// Host of recipients without one.
+    pub envnoathost: String,
+    /// Local part of the From of bounces.
+    pub bouncefrom: String,
+    /// Host of the From of bounces.
+    pub bouncehost: String,
+    /// Host of the recipient of double bounces.
+    pub doublebouncehost: String,
+    /// Local part of the recipient of double bounces.
+    pub doublebounceto: String,
+    /// A message older than this is tried one last time.
+    pub queuelifetime: Duration,
+    /// Local deliveries at once, 0 to 65000; 0 holds them.
+    pub concurrencylocal: usize,
+    /// Remote deliveries at once, 0 to 65000; 0 holds them.
+    pub concurrencyremote: usize,
+}
+
+/// What qmail-remote reads.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Name in HELO and EHLO.
+    pub helohost: String,
+    /// Hosts that take the place of mail exchangers.
+    pub smtproutes: SmtpRoutes,
+    /// Longest wait for a connection.
+    pub timeoutconnect: Duration,
+    /// Longest wait for a reply.
+    pub timeoutremote: Duration,
+}
+
+/// The control directory of a host.
+#[derive(Debug)]
+pub struct Control {
+    dir: PathBuf,
+    smtpd: Mutex<Option<Kept<Smtpd>>>,
+    remote: Mutex<Option<Kept<Remote>>>,
+}
+
+/// What was read, and from which versions of the files. A bad file stays bad until it is changed.
+#[derive(Debug)]
+struct Kept<T> {
+    seen: Vec<Seen>,
+    value: Result<Arc<T>, Error>,
+}
+
+impl Control {
+    /// The control files in a directory. Nothing is read yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), smtpd: Mutex::new(None), remote: Mutex::new(None) }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What qmail-smtpd reads, as the files are now. An error: `421 unable to read controls`.
+    pub fn smtpd(&self) -> Result<Arc<Smtpd>, Error> {
+        self.current(&self.smtpd, smtpd)
+    }
+
+    /// What qmail-remote reads, as the files are now. An error: `Unable to read control files`.
+    pub fn remote(&self) -> Result<Arc<Remote>, Error> {
+        self.current(&self.remote, remote)
+    }
+
+    /// What qmail-send reads.
+    pub fn send(&self) -> Result<Arc<Send>, Error> {
+        let mut reading = Reading::new(&self.dir);
+        let send = send(&mut reading);
+        Error::unless_none(reading.problems, Arc::new(send))
+    }
+
+    /// Connections at once of a service that has no number of its own, 1 to 65000 (tcpserver -c).
+    pub fn concurrencyincoming(&self) -> Result<usize, Error> {
+        let mut reading = Reading::new(&self.dir);
+        let number = concurrencyincoming(&mut reading);
+        Error::unless_none(reading.problems, number)
+    }
+
+    /// Every setting in force with its origin, and everything that is wrong.
+    pub fn settings(&self) -> (Vec<Setting>, Vec<Problem>) {
+        let mut reading = Reading::new(&self.dir);
+        smtpd(&mut reading);
+        send(&mut reading);
+        remote(&mut reading);
+        concurrencyincoming(&mut reading);
+        (reading.settings, reading.problems)
+    }
+
+    fn current<T>(
+        &self,
+        kept: &Mutex<Option<Kept<T>>>,
+        read: fn(&mut Reading<'_>) -> T,
+    ) -> Result<Arc<T>, Error> {
+        // What is kept is replaced whole, so a panic elsewhere cannot have left half of it.
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.seen.iter().all(Seen::is_current)) {
+            return kept.value.clone();
+        }
+        let mut reading = Reading::new(&self.dir);
+        let value = Arc::new(read(&mut reading));
+        let unreadable = reading.problems.iter().any(|problem| problem.temporary);
+        let value = Error::unless_none(reading.problems, value);
+        *kept = (!unreadable).then(|| Kept { seen: reading.seen, value: value.clone() });
+        value
+    }
+}
+
+fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
+    Smtpd {
+        me: reading.me(),
+        greeting: reading.text("smtpgreeting", Missing::Me, Kind::Words),
+        databytes: reading.whole("databytes", default::DATABYTES, 0, i64::MAX as u64),
+        rcpthosts: rcpthosts(reading),
+        badmailfrom: BadMailFrom::new(reading.entries_or_none("badmailfrom")),
+        timeoutsmtpd: timeout(reading, "timeoutsmtpd", default::TIMEOUTSMTPD),
+        localiphost: reading.text("localiphost", Missing::Me, Kind::Name),
+    }
+}
+
+fn rcpthosts(reading: &mut Reading<'_>) -> RcptHosts {
+    let Some(entries) = reading.entries("rcpthosts") else {
+        reading.set("rcpthosts", "no domain".to_owned(), Origin::Default);
+        return RcptHosts::default();
+    };
+    let name = "morercpthosts.cdb";
+    let more = reading.cdb(name).and_then(|bytes| match Cdb::new(bytes) {
+        Ok(more) => {
+            let value = format!("{} entries", more.iter().count());
+            reading.set(name, value, Origin::File(reading.path(name), None));
+            Some(more)
+        }
+        Err(error) => {
+            reading.refuse_file(name, error);
+            None
+        }
+    });
+    RcptHosts::new(entries, more)
+}
+
+fn send(reading: &mut Reading<'_>) -> Send {
+    let me = reading.me();
+    let locals = reading.entries("locals").unwrap_or_else(|| {
+        reading.set("locals", me.clone(), Origin::Me);
+        [&me].into_iter().collect()
+    });
+    let mut virtualdomains = VirtualDomains::default();
+    reading.lines("virtualdomains", |line| virtualdomains.add(line));
+    Send {
+        locals,
+        virtualdomains,
+        percenthack: reading.entries_or_none("percenthack"),
+        envnoathost: reading.text("envnoathost", Missing::Me, Kind::Name),
+        bouncefrom: reading.text("bouncefrom", Missing::Value(default::BOUNCEFROM), Kind::Name),
+        bouncehost: reading.text("bouncehost", Missing::Me, Kind::Name),
+        doublebouncehost: reading.text("doublebouncehost", Missing::Me, Kind::Name),
+        doublebounceto: reading.text("doublebounceto", Missing::Value(default::DOUBLEBOUNCETO), Kind::Name),
+        queuelifetime: Duration::from_secs(reading.whole(
+            "queuelifetime",
+            default::QUEUELIFETIME,
+            0,
+            LIFETIME_MAX,
+        )),
+        concurrencylocal: reading.count(
+            "concurrencylocal",
+            default::CONCURRENCYLOCAL,
+            0,
+            default::CONCURRENCY_MAX,
+        ),
+        concurrencyremote: reading.count(
+            "concurrencyremote",
+            default::CONCURRENCYREMOTE,
+            0,
+            default::CONCURRENCY_MAX,
+        ),
+        me,
+    }
+}
+
+fn remote(reading: &mut Reading<'_>) -> Remote {
+    let helohost = reading.text("helohost", Missing::Me, Kind::Name);
+    let mut smtproutes = SmtpRoutes::default();
+    reading.lines("smtproutes", |line| smtproutes.add(line));
+    Remote {
+        helohost,
+        smtproutes,
+        timeoutconnect: timeout(reading, "timeoutconnect", default::TIMEOUTCONNECT),
+        timeoutremote: timeout(reading, "timeoutremote", default::TIMEOUTREMOTE),
+    }
+}
+
+fn concurrencyincoming(reading: &mut Reading<'_>) -> usize {
+    reading.count("concurrencyincoming", default::CONCURRENCYINCOMING, 1, default::CONCURRENCY_MAX)
+}
+
+fn timeout(reading: &mut Reading<'_>, name: &str, default: u64) -> Duration {
+    Duration::from_secs(reading.whole(name, default, 1, TIMEOUT_MAX))
+}

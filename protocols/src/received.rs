@@ -1,0 +1,98 @@
+//! The trace header fields the host writes (qmail-queue; received.c).
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+
+/// Who handed a message to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invoker {
+    /// An SMTP client.
+    Network,
+    /// A forward from a local address.
+    Alias,
+    /// qmail-send, for a bounce.
+    Bounce,
+}
+
+/// The line the queue puts above every message; `qp` is the number of its queueing.
+#[must_use]
+pub fn qmail(invoker: Invoker, qp: u64, now: Timestamp) -> String {
+    let by = match invoker {
+        Invoker::Network => "from network",
+        Invoker::Alias => "by alias",
+        Invoker::Bounce => "for bounce",
+    };
+    format!("Received: (qmail {qp} invoked {by}); {}\n", date(now))
+}
+
+/// A client's connection, as its trace field tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Its name by reverse DNS, if known.
+    pub host: Option<&'a str>,
+    /// What it called itself.
+    pub helo: &'a [u8],
+    /// Its address.
+    pub ip: IpAddr,
+    /// This host's name.
+    pub local: &'a str,
+    /// `SMTP`, `ESMTP`…
+    pub protocol: &'a str,
+}
+
+/// The line qmail-smtpd writes: `Received: from RDNS (HELO H) (IP)`, then `by LOCAL with PROTOCOL; DATE`.
+#[must_use]
+pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
+    let host = safe(client.host.unwrap_or("unknown").as_bytes());
+    let helo = safe(client.helo);
+    let helo = if helo.is_empty() || helo.eq_ignore_ascii_case(&host) { String::new() } else { format!(" (HELO {helo})") };
+    let Client { ip, local, protocol, .. } = client;
+    format!("Received: from {host}{helo} ({ip})\n  by {} with {protocol}; {}\n", safe(local.as_bytes()), date(now))
+}
+
+/// `26 Sep 1995 04:46:54 -0000`, as qmail writes dates.
+#[must_use]
+pub fn date(now: Timestamp) -> String {
+    now.to_zoned(TimeZone::UTC).strftime("%-d %b %Y %H:%M:%S -0000").to_string()
+}
+
+/// Letters, digits and `.@%+/=:-[]` stay, everything else becomes `?` (received.c: issafe; brackets for literals).
+fn safe(text: &[u8]) -> String {
+    text.iter()
+        .map(|byte| match byte {
+            b'.' | b'@' | b'%' | b'+' | b'/' | b'=' | b':' | b'-' | b'[' | b']' => char::from(*byte),
+            byte if byte.is_ascii_alphanumeric() => char::from(*byte),
+            _ => '?',
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_fields_are_qmails() {
+        let now = Timestamp::from_second(812_088_414).unwrap();
+        assert_eq!(
+            qmail(Invoker::Network, 42, now),
+            "Received: (qmail 42 invoked from network); 26 Sep 1995 04:46:54 -0000\n"
+        );
+        let client = Client {
+            host: None,
+            helo: b"evil\r\nBcc: x(",
+            ip: "10.0.0.1".parse().unwrap(),
+            local: "mx.test",
+            protocol: "ESMTP",
+        };
+        assert_eq!(
+            smtp(client, now),
+            "Received: from unknown (HELO evil??Bcc:?x?) (10.0.0.1)\n  by mx.test with ESMTP; 26 Sep 1995 04:46:54 -0000\n"
+        );
+        let known = Client { host: Some("a.test"), helo: b"A.test", ..client };
+        assert!(smtp(known, now).starts_with("Received: from a.test (10.0.0.1)\n"));
+    }
+}

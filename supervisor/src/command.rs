@@ -1,0 +1,5 @@
+//! The programs in the one binary.
+
+pub mod svc;
+pub mod svok;
+pub mod svstat;

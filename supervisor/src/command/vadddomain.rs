@@ -1,0 +1,96 @@
+//! `vadddomain`: adds a virtual domain and its postmaster, as vpopmail's program of this name.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use mailtree_config::Host;
+
+use crate::failure::Failure;
+use crate::password;
+use crate::vpopmail::{NewDomain, NewUser, Unknown, Vpopmail, domain_name};
+
+use super::vadduser::{Password, bad};
+
+/// Adds a virtual domain and its postmaster.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Quota of the postmaster, for example 10000000S,1000C
+    #[arg(short = 'q', default_value = "NOQUOTA")]
+    quota: String,
+    /// Mail for unknown users bounces (this is the default)
+    #[arg(short = 'b', conflicts_with = "forward")]
+    bounce: bool,
+    /// Mail for unknown users goes to this address, or this user of the domain
+    #[arg(short = 'e', value_name = "ADDRESS")]
+    forward: Option<String>,
+    /// Directory that gets domains/DOMAIN
+    #[arg(short = 'd', value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// User id of the domain's files; default: the owner of domains/
+    #[arg(short = 'i')]
+    uid: Option<u32>,
+    /// Group id of the domain's files
+    #[arg(short = 'g')]
+    gid: Option<u32>,
+    #[command(flatten)]
+    password: Password,
+    /// The domain
+    domain: String,
+    /// Password of the postmaster; without it and without -r it is the first line of standard input
+    #[arg(value_name = "PASSWORD")]
+    given: Option<String>,
+}
+
+/// Adds the domain; `reread` tells a running qmail-send, and says nothing if none runs.
+pub fn run(home: &Path, args: &Args, reread: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
+    match add(home, args, reread) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(random)) => {
+            println!("Random password: {random}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => bad(&failure),
+    }
+}
+
+fn add(
+    home: &Path,
+    args: &Args,
+    reread: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Option<String>, Failure> {
+    let paths = Host::load(home)?.paths();
+    let domain = domain_name(&args.domain)?;
+    let unknown = match args.forward.as_deref() {
+        None => Unknown::Bounce,
+        Some(address) => Unknown::Forward(forward(address, &domain)?),
+    };
+    let (password, random) = args.password.choose(args.given.as_deref())?;
+    let new = NewDomain { name: domain.clone(), dir: args.dir.clone(), uid: args.uid, gid: args.gid, unknown };
+    let postmaster = NewUser {
+        name: "postmaster".to_owned(),
+        domain,
+        password: password::hash(&password)?,
+        gecos: "Postmaster".to_owned(),
+        quota: args.quota.clone(),
+    };
+    postmaster.check()?;
+    let vpopmail = Vpopmail::new(&paths);
+    // The postmaster is there before mail for the domain is accepted (RFC 5321 4.5.1).
+    vpopmail.add_domain(&new, || {
+        vpopmail.add_user(&postmaster)?;
+        reread()
+    })?;
+    Ok(random)
+}
+
+/// An address for `.qmail-default`, whose line a shell reads.
+fn forward(address: &str, domain: &str) -> Result<String, Failure> {
+    let address = if address.contains('@') { address.to_owned() } else { format!("{address}@{domain}") };
+    let fits = address.bytes().all(|b| b.is_ascii_alphanumeric() || b"@._+-=".contains(&b));
+    let mut parts = address.rsplitn(2, '@');
+    let host = parts.next().unwrap_or_default();
+    if !fits || parts.next().is_none_or(str::is_empty) || domain_name(host).is_err() {
+        return Err(Failure::permanent("invalid email character"));
+    }
+    Ok(address)
+}

@@ -1,0 +1,140 @@
+//! `vadduser`: adds a user to a virtual domain, as vpopmail's program of this name.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use mailtree_config::Host;
+use mailtree_protocols::vpasswd::PASSWORD_MAX;
+
+use crate::failure::Failure;
+use crate::password;
+use crate::vpopmail::{NewUser, Vpopmail};
+
+/// Adds a user to a virtual domain.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Quota, for example 10000000S,1000C
+    #[arg(short = 'q', default_value = "NOQUOTA")]
+    quota: String,
+    /// Comment
+    #[arg(short = 'c', default_value = "")]
+    gecos: String,
+    /// Password already hashed as crypt(3) does, in place of a password
+    #[arg(short = 'e', value_name = "HASH", conflicts_with_all = ["random", "given"])]
+    encrypted: Option<String>,
+    /// No password: nobody can log in
+    #[arg(short = 'n', conflicts_with_all = ["random", "given", "encrypted"])]
+    none: bool,
+    #[command(flatten)]
+    password: Password,
+    /// The user, as user@domain
+    address: String,
+    /// The password; without it and without -r it is the first line of standard input
+    #[arg(value_name = "PASSWORD")]
+    given: Option<String>,
+}
+
+/// Where the password of a new user comes from.
+#[derive(Debug, clap::Args)]
+pub struct Password {
+    /// A password chosen by chance, of this many characters; it is printed
+    #[arg(id = "random", short = 'r', value_name = "LENGTH", num_args = 0..=1, require_equals = true, default_missing_value = "16")]
+    random: Option<usize>,
+}
+
+impl Password {
+    /// The password, and once more if it was chosen by chance and has to be printed.
+    pub(super) fn choose(&self, given: Option<&str>) -> Result<(String, Option<String>), Failure> {
+        if let Some(length) = self.random {
+            if !(8..=PASSWORD_MAX).contains(&length) {
+                return Err(Failure::permanent(format!("-r{length} is not allowed; allowed: 8 to {PASSWORD_MAX}")));
+            }
+            let password = password::random(length);
+            return Ok((password.clone(), Some(password)));
+        }
+        let password = match given {
+            Some(password) => password.to_owned(),
+            None => typed()?,
+        };
+        password::check(&password)?;
+        Ok((password, None))
+    }
+}
+
+/// First line of standard input. A terminal would show it, so there it has to be given otherwise.
+fn typed() -> Result<String, Failure> {
+    let input = io::stdin();
+    if input.is_terminal() {
+        return Err(Failure::permanent("no password; allowed: as an argument, on standard input, or -r for one chosen by chance"));
+    }
+    let mut line = String::new();
+    let limit = PASSWORD_MAX as u64 + 2;
+    input.lock().take(limit).read_line(&mut line).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Failure::permanent("standard input: not UTF-8"),
+        _ => Failure::temporary(format!("unable to read standard input: {error}")),
+    })?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// Arguments as vpopmail's getopt reads `-r[length]`: the length is part of the word.
+pub fn classic(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let with_equals = |argument: OsString| match argument.to_str().and_then(|text| text.strip_prefix("-r")) {
+        Some(length) if !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("-r={length}").into()
+        }
+        Some(_) | None => argument,
+    };
+    arguments.into_iter().map(with_equals).collect()
+}
+
+/// Adds the user.
+pub fn run(home: &Path, args: &Args) -> ExitCode {
+    match add(home, args) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(random)) => {
+            println!("Random password: {random}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => bad(&failure),
+    }
+}
+
+/// `Error: TEXT` on standard error.
+pub(super) fn bad(failure: &Failure) -> ExitCode {
+    eprintln!("Error: {failure}");
+    failure.exit_code()
+}
+
+fn add(home: &Path, args: &Args) -> Result<Option<String>, Failure> {
+    let paths = Host::load(home)?.paths();
+    let (name, domain) =
+        args.address.rsplit_once('@').ok_or_else(|| Failure::permanent("the user is not allowed; allowed: user@domain"))?;
+    let (password, random) = match (&args.encrypted, args.none) {
+        (Some(hash), _) => (encrypted(hash)?, None),
+        // No password has this hash.
+        (None, true) => ("*".to_owned(), None),
+        (None, false) => {
+            let (password, random) = args.password.choose(args.given.as_deref())?;
+            (password::hash(&password)?, random)
+        }
+    };
+    let new = NewUser {
+        name: name.to_owned(),
+        domain: domain.to_owned(),
+        password,
+        gecos: args.gecos.clone(),
+        quota: args.quota.clone(),
+    };
+    Vpopmail::new(&paths).add_user(&new)?;
+    Ok(random)
+}
+
+fn encrypted(hash: &str) -> Result<String, Failure> {
+    let fits = (13..=256).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if !fits {
+        return Err(Failure::permanent("-e: not a hash; allowed: 13 to 256 visible characters without colons"));
+    }
+    Ok(hash.to_owned())
+}

@@ -1,0 +1,215 @@
+//! The service behind the control socket.
+//!
+//! Owns: the socket and its connections.   Asks: svscan, the queue.   Asked by: nobody.
+//! Dies when: the socket fails.   After a restart: binds anew; a caller that was cut off asks again.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mailtree_actors::service::{StartError, Started};
+use mailtree_protocols::svc;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{MAX_REQUEST, Reply, Request, SOCKET, ShortPath, run_dir};
+use crate::service::ServiceSpec;
+use crate::status::Phase;
+use crate::svscan::{Refusal, Tree};
+
+/// Connections served at once; more wait in the kernel.
+const CONNECTIONS: usize = 32;
+/// Time for the request to arrive, and again for the reply to leave.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Rest after a failed accept, which is lack of descriptors or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Answers [`Request::Queue`].
+pub type Queue = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
+/// The control socket of `home` as a service named `control`.
+pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
+    ServiceSpec {
+        name: "control".to_owned(),
+        start: Arc::new(move |supervise| {
+            let arguments = Arguments { home: home.clone(), tree: tree.clone(), queue: Arc::clone(&queue) };
+            Box::pin(async move {
+                let (control, _) = Control::spawn_linked(None, Control, arguments, supervise).await?;
+                Ok(Started::deaf(control.get_cell()))
+            })
+        }),
+        grace: Duration::from_secs(2),
+        start_timeout: Duration::from_secs(10),
+        normally_down: false,
+    }
+}
+
+struct Control;
+
+struct Arguments {
+    home: PathBuf,
+    tree: Tree,
+    queue: Queue,
+}
+
+/// The accept loop owns the connections, and this owns the accept loop: all end with it.
+struct State {
+    _accept: JoinSet<()>,
+}
+
+enum Message {
+    /// The accept loop is over.
+    Ended,
+}
+
+impl Actor for Control {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { home, tree, queue } = arguments;
+        let run = run_dir(&home);
+        let listener = bind(&run).map_err(|error| {
+            StartError::Temporary(format!("unable to bind {}: {error}", run.join(SOCKET).display()))
+        })?;
+        let mut accept = JoinSet::new();
+        let ended = Ended(myself);
+        accept.spawn(async move {
+            serve(listener, tree, queue).await;
+            drop(ended);
+        });
+        Ok(State { _accept: accept })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Ended => Err("the control socket's accept loop ended".into()),
+        }
+    }
+}
+
+/// Reports the end of the accept loop, a panic's too.
+struct Ended(ActorRef<Message>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.cast(Message::Ended));
+    }
+}
+
+/// The socket appears under its name only when it is bound and closed to others.
+fn bind(run: &Path) -> io::Result<UnixListener> {
+    let short = ShortPath::of(run)?;
+    let socket = short.join(SOCKET);
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody answers there"));
+    }
+    let private = tempfile::Builder::new()
+        .prefix(".control.")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(&short.path)?;
+    let bound = private.path().join(SOCKET);
+    let listener = UnixListener::bind(&bound)?;
+    std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&bound, &socket)?;
+    private.close()?;
+    Ok(listener)
+}
+
+async fn serve(listener: UnixListener, tree: Tree, queue: Queue) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (tree, queue) = (tree.clone(), Arc::clone(&queue));
+                connections.spawn(async move {
+                    if let Err(error) = converse(stream, &tree, &queue).await {
+                        tracing::debug!(%error, "control connection failed");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "control socket cannot accept");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, tree: &Tree, queue: &Queue) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(MAX_REQUEST as u64 + 1));
+    let read = tokio::time::timeout(DEADLINE, read.read_until(b'\n', &mut line));
+    let reply = match read.await {
+        Err(_) => Reply::Error(format!("no request within {} s", DEADLINE.as_secs())),
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(_)) if line.len() > MAX_REQUEST => {
+            Reply::Error(format!("request longer than {MAX_REQUEST} bytes"))
+        }
+        Ok(Ok(_)) if line.last() != Some(&b'\n') => {
+            Reply::Error("request does not end with a newline".to_owned())
+        }
+        Ok(Ok(_)) => match serde_json::from_slice(&line) {
+            Ok(request) => answer(request, tree, queue).await,
+            Err(error) => Reply::Error(format!("bad request: {error}")),
+        },
+    };
+    let mut line = serde_json::to_vec(&reply)?;
+    line.push(b'\n');
+    let write = async {
+        write.write_all(&line).await?;
+        write.shutdown().await
+    };
+    tokio::time::timeout(DEADLINE, write).await?
+}
+
+async fn answer(request: Request, tree: &Tree, queue: &Queue) -> Reply {
+    match request {
+        Request::Svc { service, letters } => match svc::letters(&letters) {
+            None => Reply::Error(svc::USAGE.to_owned()),
+            Some(letters) => match tree.svc(&service, letters).await {
+                Ok(Ok(())) => Reply::Done,
+                Ok(Err(refusal)) => Reply::Refused(refusal),
+                Err(error) => Reply::Error(format!("svscan: {error}")),
+            },
+        },
+        Request::Svstat {} => match tree.rows().await {
+            Ok(rows) => Reply::Services { pid: std::process::id(), rows },
+            Err(error) => Reply::Error(format!("svscan: {error}")),
+        },
+        Request::Svok { service } => match tree.rows().await {
+            Ok(rows) => match rows.into_iter().find(|row| row.service == service) {
+                None => Reply::Refused(Refusal::Unknown),
+                Some(row) if row.state == Phase::Left => Reply::Refused(Refusal::NotRunning),
+                Some(_) => Reply::Done,
+            },
+            Err(error) => Reply::Error(format!("svscan: {error}")),
+        },
+        Request::Chaos { service, supervise } => match tree.chaos(&service, supervise).await {
+            Ok(Ok(victim)) => Reply::Killed(victim),
+            Ok(Err(refusal)) => Reply::Refused(refusal),
+            Err(error) => Reply::Error(format!("svscan: {error}")),
+        },
+        Request::Queue(request) => Reply::Queue(queue(request).await),
+    }
+}

@@ -1,0 +1,330 @@
+//! Virtual domains and their users on disk, as vpopmail keeps them.
+//!
+//! A domain is a directory, a line of `users/assign` and of three control files; a user is a line of `vpasswd` and a
+//! directory with a Maildir. Each file is replaced whole under a lock, in an order in which a stop at any point leaves
+//! mail either refused or delivered, never accepted without a place to go.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use mailtree_config::host::Paths;
+use mailtree_protocols::assign::{self, Assignment, Controlled, Pattern};
+use mailtree_protocols::cdb::CdbMake;
+use mailtree_protocols::vpasswd::{self, Entry};
+
+use crate::durable::{self, Lock, Owner};
+use crate::failure::{Doing, Failure};
+
+/// Once `rcpthosts` has this many lines, further domains go into `morercpthosts`.
+const RCPTHOSTS_LINES: usize = 50;
+
+/// The longest name of a domain, in bytes.
+const DOMAIN_MAX: usize = 96;
+
+/// What happens with mail for an unknown user of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unknown {
+    /// It bounces.
+    Bounce,
+    /// It goes to this address.
+    Forward(String),
+}
+
+/// A domain to be added.
+#[derive(Debug, Clone)]
+pub struct NewDomain {
+    /// Its name.
+    pub name: String,
+    /// Its directory; `None`: `domains/NAME`.
+    pub dir: Option<PathBuf>,
+    /// Owner of its files; `None`: whoever owns `domains/`.
+    pub uid: Option<u32>,
+    /// Group of its files.
+    pub gid: Option<u32>,
+    /// Mail for unknown users.
+    pub unknown: Unknown,
+}
+
+/// A user to be added.
+#[derive(Debug, Clone)]
+pub struct NewUser {
+    /// The part before the `@`.
+    pub name: String,
+    /// The domain.
+    pub domain: String,
+    /// Hash of the password, as crypt(3) makes it.
+    pub password: String,
+    /// Comment; empty: the name.
+    pub gecos: String,
+    /// Quota as text.
+    pub quota: String,
+}
+
+impl NewUser {
+    /// Whether the fields can stand in `vpasswd`.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if !vpasswd::is_name(self.name.to_ascii_lowercase().as_bytes()) {
+            return Err(Failure::permanent("Illegal username"));
+        }
+        for (what, text, max) in [("gecos", &self.gecos, vpasswd::GECOS_MAX), ("quota", &self.quota, vpasswd::QUOTA_MAX)] {
+            if text.len() > max || text.contains(|c: char| c == ':' || c.is_control()) {
+                let text = format!("{what} `{}` is not allowed; allowed: {max} bytes without colons", text.escape_debug());
+                return Err(Failure::permanent(text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The virtual domains of a host.
+#[derive(Debug)]
+pub struct Vpopmail<'a> {
+    paths: &'a Paths,
+}
+
+impl<'a> Vpopmail<'a> {
+    /// Of the host with these paths.
+    pub fn new(paths: &'a Paths) -> Self {
+        Self { paths }
+    }
+
+    /// Adds a domain without users. `reread` tells a running qmail-send of the new virtual domain; mail for the domain
+    /// is accepted only after that.
+    pub fn add_domain(
+        &self,
+        new: &NewDomain,
+        reread: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let name = domain_name(&new.name)?;
+        let users = Owner::of(&self.paths.users)?;
+        let _lock = Lock::take(&self.paths.users.join("assign.lock"), users)?;
+        let mut assignments = self.assignments()?;
+        let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
+        if assignments.iter().any(|assignment| assignment.pattern == pattern) {
+            return Err(Failure::permanent("Domain already exists"));
+        }
+        let domains = Owner::of(&self.paths.domains)?;
+        let owner = Owner { uid: new.uid.unwrap_or(domains.uid), gid: new.gid.unwrap_or(domains.gid) };
+        let dir = match &new.dir {
+            Some(dir) => std::path::absolute(dir).doing("find", dir)?.join("domains").join(&name),
+            None => std::path::absolute(self.paths.domains.join(&name)).doing("find", &self.paths.domains)?,
+        };
+        let home = field(&dir)?;
+        self.create_domain_dir(&dir, owner, &new.unknown)?;
+        assignments.push(Assignment {
+            pattern,
+            controlled: Controlled {
+                user: name.clone().into_bytes(),
+                uid: owner.uid,
+                gid: owner.gid,
+                home,
+                dash: b"-".to_vec(),
+                ext: Vec::new(),
+            },
+        });
+        self.write_assignments(&assignments, users)?;
+        self.remove_from_locals(&name)?;
+        self.append("virtualdomains", &format!("{name}:{name}"))?;
+        reread()?;
+        self.accept(&name)
+    }
+
+    /// Adds a user to a domain and makes the Maildir.
+    pub fn add_user(&self, new: &NewUser) -> Result<(), Failure> {
+        new.check()?;
+        let name = new.name.to_ascii_lowercase();
+        let (dir, owner) = self.domain(&new.domain)?;
+        let _lock = Lock::take(&dir.join(".vpasswd.lock"), owner)?;
+        let file = dir.join("vpasswd");
+        let mut entries = match durable::read(&file)? {
+            Some(text) => vpasswd::parse(&text)
+                .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?,
+            None => Vec::new(),
+        };
+        if entries.iter().any(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes())) {
+            return Err(Failure::permanent("Username exists"));
+        }
+        let user_dir = dir.join(&name);
+        create_maildir(&user_dir, owner)?;
+        entries.push(Entry {
+            password: new.password.clone().into_bytes(),
+            uid: 1,
+            flags: 0,
+            gecos: if new.gecos.is_empty() { name.clone() } else { new.gecos.clone() }.into_bytes(),
+            dir: field(&user_dir)?,
+            quota: new.quota.clone().into_bytes(),
+            clear: None,
+            name: name.into_bytes(),
+        });
+        write_vpasswd(&dir, &entries, owner)
+    }
+
+    /// Directory and owner of a domain, or of the domain that it is an alias of.
+    fn domain(&self, name: &str) -> Result<(PathBuf, Owner), Failure> {
+        let name = domain_name(name)?;
+        let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
+        let found = self.assignments()?.into_iter().find(|assignment| assignment.pattern == pattern);
+        let controlled = found.ok_or_else(|| Failure::permanent("Domain does not exist"))?.controlled;
+        let dir = std::str::from_utf8(&controlled.home)
+            .map(PathBuf::from)
+            .map_err(|_| Failure::permanent("users/assign: the directory of the domain is not UTF-8"))?;
+        Ok((dir, Owner { uid: controlled.uid, gid: controlled.gid }))
+    }
+
+    fn assignments(&self) -> Result<Vec<Assignment>, Failure> {
+        let path = self.paths.users.join("assign");
+        match durable::read(&path)? {
+            Some(text) => {
+                assign::parse(&text).map_err(|error| Failure::permanent(format!("{}: {error}", path.display())))
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// `assign`, and `cdb` as qmail-newu makes it.
+    fn write_assignments(&self, assignments: &[Assignment], owner: Owner) -> Result<(), Failure> {
+        let cdb = assign::compile(assignments).map_err(|error| Failure::permanent(error.to_string()))?;
+        durable::replace(&self.paths.users.join("assign"), &assign::format(assignments), 0o644, owner)?;
+        durable::replace(&self.paths.users.join("cdb"), &cdb, 0o644, owner)
+    }
+
+    /// All of the domain's directory, or nothing: what was made is removed again when something fails.
+    fn create_domain_dir(&self, dir: &Path, owner: Owner, unknown: &Unknown) -> Result<(), Failure> {
+        if let Some(parent) = dir.parent().filter(|parent| !parent.exists()) {
+            durable::create_dir(parent, 0o700, owner)?;
+        }
+        match std::fs::symlink_metadata(dir) {
+            Ok(_) => return Err(Failure::permanent(format!("{}: directory exists already", dir.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::io("stat", dir, &error)),
+        }
+        durable::create_dir(dir, 0o700, owner)?;
+        let action = match unknown {
+            Unknown::Bounce => "bounce-no-mailbox",
+            Unknown::Forward(address) => address,
+        };
+        let vdelivermail = self.paths.domains.with_file_name("bin").join("vdelivermail");
+        let line = format!("| {} '' {action}\n", vdelivermail.display());
+        let made = durable::create(&dir.join(".qmail-default"), line.as_bytes(), 0o600, owner)
+            .and_then(|()| write_vpasswd(dir, &[], owner));
+        if made.is_err() {
+            // The first failure is the one to report; what could not be removed is named by the next attempt.
+            std::fs::remove_dir_all(dir).unwrap_or_default();
+        }
+        made
+    }
+
+    /// A domain cannot be local and virtual. Without a file `me` is local.
+    fn remove_from_locals(&self, name: &str) -> Result<(), Failure> {
+        let path = self.paths.control.join("locals");
+        let me = self.paths.control.join("me");
+        let text = match durable::read(&path)? {
+            Some(text) => text,
+            None => {
+                let me = durable::read(&me)?.unwrap_or_default();
+                let me = me.split(|&b| b == b'\n').next().unwrap_or_default();
+                [me.trim_ascii_end(), b"\n"].concat()
+            }
+        };
+        let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
+        let kept: Vec<&[u8]> = lines
+            .iter()
+            .copied()
+            .filter(|line| !line.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()))
+            .collect();
+        if kept.len() == lines.len() {
+            return Ok(());
+        }
+        durable::replace(&path, &kept.concat(), 0o644, Owner::of(&self.paths.control)?)
+    }
+
+    /// `rcpthosts`, or `morercpthosts` and its database once there are many.
+    fn accept(&self, name: &str) -> Result<(), Failure> {
+        let rcpthosts = durable::read(&self.paths.control.join("rcpthosts"))?.unwrap_or_default();
+        if rcpthosts.split(|&b| b == b'\n').filter(|line| !line.is_empty()).count() < RCPTHOSTS_LINES {
+            return self.append("rcpthosts", name);
+        }
+        self.append("morercpthosts", name)?;
+        let more = durable::read(&self.paths.control.join("morercpthosts"))?.unwrap_or_default();
+        let mut make = CdbMake::new();
+        for line in more.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end) {
+            if !line.is_empty() && !line.starts_with(b"#") {
+                make.add(&line.to_ascii_lowercase(), b"").map_err(|error| Failure::permanent(error.to_string()))?;
+            }
+        }
+        let path = self.paths.control.join("morercpthosts.cdb");
+        durable::replace(&path, &make.finish(), 0o644, Owner::of(&self.paths.control)?)
+    }
+
+    /// Appends a line to a control file unless it stands there already.
+    fn append(&self, file: &str, line: &str) -> Result<(), Failure> {
+        let path = self.paths.control.join(file);
+        let mut text = durable::read(&path)?.unwrap_or_default();
+        let lines = text.split(|&b| b == b'\n');
+        if lines.map(<[u8]>::trim_ascii_end).any(|old| old.eq_ignore_ascii_case(line.as_bytes())) {
+            return Ok(());
+        }
+        if text.last().is_some_and(|&b| b != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
+        durable::replace(&path, &text, 0o644, Owner::of(&self.paths.control)?)
+    }
+}
+
+/// The database last: who finds a user there finds the Maildir too.
+fn write_vpasswd(dir: &Path, entries: &[Entry], owner: Owner) -> Result<(), Failure> {
+    let cdb = vpasswd::compile(entries).map_err(|error| Failure::permanent(error.to_string()))?;
+    durable::replace(&dir.join("vpasswd"), &vpasswd::format(entries), 0o600, owner)?;
+    durable::replace(&dir.join("vpasswd.cdb"), &cdb, 0o600, owner)
+}
+
+/// `USER/Maildir/{cur,new,tmp}`; what an interrupted attempt left is taken over.
+fn create_maildir(user_dir: &Path, owner: Owner) -> Result<(), Failure> {
+    let maildir = user_dir.join("Maildir");
+    let below = ["cur", "new", "tmp"].map(|name| maildir.join(name));
+    for dir in [user_dir.to_owned(), maildir.clone()].iter().chain(&below) {
+        match std::fs::symlink_metadata(dir) {
+            // Never through a link: its target would become the user's.
+            Ok(old) if !old.is_dir() => {
+                return Err(Failure::permanent(format!("{}: not a directory", dir.display())));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => durable::create_dir(dir, 0o700, owner)?,
+            Err(error) => return Err(Failure::io("stat", dir, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// The name of a domain in lower case, if it can be one (RFC 5321 2.3.5, RFC 1035 2.3.1).
+pub(crate) fn domain_name(name: &str) -> Result<String, Failure> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() > DOMAIN_MAX || !name.split('.').all(label) {
+        return Err(Failure::permanent("Invalid domain name"));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+/// A path as a field of `assign` and `vpasswd`.
+fn field(path: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if path.to_str().is_none() || bytes.iter().any(|&b| b == b':' || b.is_ascii_control()) {
+        let text = format!("{}: allowed here: a path in UTF-8 without colons and control characters", path.display());
+        return Err(Failure::permanent(text));
+    }
+    Ok(bytes.to_vec())
+}
+
+/// Makes a directory and those above it.
+pub(crate) fn create_dirs(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path).doing("create", path)
+}

@@ -1,0 +1,236 @@
+//! `host.ron`, control files, `mailtree init` and `check`, and starts that cannot succeed.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use mailtree_tests::host::{Host, ME, PATIENCE, Ran, Setup, binary};
+use mailtree_tests::letter::letter;
+use mailtree_tests::wait::wait_until;
+
+fn check(setup: &Setup, ron: &str) -> Ran {
+    fs::write(setup.home().join("host.ron"), ron).unwrap();
+    setup.run(&["check"])
+}
+
+#[test]
+fn a_bad_host_ron_is_refused_with_place_and_what_was_allowed() {
+    let setup = Setup::new();
+    let table = [
+        ("(\n  grace: \"20s\",\n  colour: \"red\",\n)", "host.ron:3:", "colour"),
+        ("(\n  services: { \"smtpd\": smtpd(listen: [\"127.0.0.1\"]) },\n)", "host.ron:2:", "listen"),
+        ("(\n  services: { \"smtpd\": pop4() },\n)", "host.ron:2:", "pop4"),
+        ("(\n  services: { \"smtpd\": smtpd(per_ip: 0) },\n)", "host.ron:2:", "per_ip"),
+        ("(\n  grace: \"soon\",\n)", "host.ron:2:", "grace"),
+        ("(\n  remote: (port: 70000),\n)", "host.ron:2:", "port"),
+        ("(\n  grace: \"20s\"\n  log: ()\n)", "host.ron:3:", ""),
+        ("", "host.ron:1:", ""),
+    ];
+    for (ron, place, word) in table {
+        let ran = check(&setup, ron).expect(100);
+        assert!(ran.stderr.contains(place) && ran.stderr.contains(word), "{ron}\n{ran:#?}");
+        // `up` refuses it in the same words and starts nothing.
+        let ran = Ran::new(&mut setup.command()).expect(100);
+        assert!(ran.stderr.contains(place) && ran.stderr.contains(word), "{ron}\n{ran:#?}");
+    }
+}
+
+#[test]
+fn bad_control_files_are_all_named() {
+    let setup = Setup::new().control("databytes", "much\n").control("concurrencylocal", "-1\n");
+    fs::write(setup.home().join("control/rcpthosts"), b"mx.test\nbad\0host\n").unwrap();
+    setup.write();
+    let ran = setup.run(&["check"]).expect(100);
+    for (file, text) in [("control/databytes", "much"), ("control/concurrencylocal", "-1"), ("control/rcpthosts", ":2")] {
+        let named = ran.stderr.lines().chain(ran.stdout.lines()).any(|line| line.contains(file) && line.contains(text));
+        assert!(named, "{file} with {text:?} is not named: {ran:#?}");
+    }
+}
+
+#[test]
+fn check_prints_every_setting_with_its_origin() {
+    let setup = Setup::new().control("databytes", "5000\n");
+    setup.write();
+    let ran = setup.run(&["check"]).expect(0);
+    let line = |name: &str| ran.stdout.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name}: {ran:#?}")).to_owned();
+    assert!(line("databytes").contains("5000") && line("databytes").contains("control/databytes"), "{}", line("databytes"));
+    assert!(line("queuelifetime").contains("604800") && line("queuelifetime").contains("default"), "{}", line("queuelifetime"));
+    assert!(line("grace").contains("10s") && line("grace").contains("host.ron"), "{}", line("grace"));
+    assert!(line("resolver.in_flight").contains("default"), "{}", line("resolver.in_flight"));
+    let json = setup.run(&["check", "--json"]).json();
+    assert!(json.to_string().contains("queuelifetime"), "{json}");
+}
+
+#[test]
+fn init_makes_a_home_that_check_likes_and_never_touches_one_that_exists() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    let init = || Ran::new(Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(&home));
+    let ran = init().expect(0);
+    assert!(ran.stdout.contains("postmaster@mx.test"), "{ran:#?}");
+    for name in ["host.ron", "control/me", "control/servercert.pem", "queue/mess/22", "queue/lock", "users", "alias", "tcp.smtp", "tcp.smtp.cdb"] {
+        assert!(home.join(name).exists(), "{name} is missing");
+    }
+    let secret = fs::metadata(home.join("control/servercert.pem")).unwrap().permissions().mode();
+    assert_eq!(secret & 0o077, 0, "others may read the private key: {secret:o}");
+    Ran::new(Command::new(binary()).arg("check").arg("--home").arg(&home)).expect(0);
+    let before = fs::read(home.join("domains").join(ME).join("vpasswd")).unwrap();
+    init().expect(100);
+    assert_eq!(fs::read(home.join("domains").join(ME).join("vpasswd")).unwrap(), before);
+    // A directory that holds something else is not ours to fill.
+    let foreign = dir.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("diary"), "mine").unwrap();
+    Ran::new(Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(&foreign)).expect(100);
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+}
+
+#[test]
+fn a_home_that_cannot_be_made_is_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    for command in ["up", "init", "check"] {
+        let ran = Ran::new(Command::new(binary()).arg(command).arg("--home").arg(dir.path().join("file/home")));
+        assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
+        assert!(ran.stderr.contains("file/home") && ran.stderr.contains("fatal: "), "{ran:#?}");
+        assert!(!ran.stderr.contains("panicked"), "{ran:#?}");
+    }
+}
+
+#[test]
+fn two_hosts_cannot_share_a_home() {
+    let host = Host::start();
+    let ran = Ran::new(Command::new(binary()).arg("up").arg("--home").arg(host.home()));
+    assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
+    assert!(ran.stderr.contains("fatal: "), "{ran:#?}");
+    host.send("sender@mx.test", &["bob@mx.test"], &letter("still", 300));
+    host.maildir("bob").wait(1, PATIENCE);
+}
+
+#[test]
+fn a_port_in_use_keeps_one_service_down_and_the_rest_up() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let services = format!(
+        "{{ \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"]), \"second\": smtpd(listen: [\"127.0.0.1:{port}\"]), \"metrics\": metrics(listen: \"127.0.0.1:0\") }}"
+    );
+    let host = Setup::new().field("services", services).launch();
+    wait_until("smtpd up", PATIENCE, || host.is_up("smtpd"));
+    wait_until("the reason in the log", PATIENCE, || {
+        host.log().lines().any(|line| line.contains(&port.to_string()) && line.to_lowercase().contains("in use"))
+    });
+    assert!(!host.is_up("second"), "{:#?}", host.status());
+    drop(taken);
+    wait_until("the second service up", PATIENCE, || host.is_up("second"));
+    host.wait_up();
+}
+
+#[test]
+fn a_control_file_gone_bad_is_a_421_until_it_is_well() {
+    let host = Host::start();
+    host.smtp().greeting.expect(220);
+    host.control("databytes", "lots\n");
+    let greeting = host.smtp().greeting.expect(421);
+    assert!(greeting.text().contains("unable to read controls (#4.3.0)"), "{}", greeting.text());
+    // A directory is unreadable even for root.
+    fs::remove_file(host.home().join("control/databytes")).unwrap();
+    fs::create_dir(host.home().join("control/databytes")).unwrap();
+    host.smtp().greeting.expect(421);
+    fs::remove_dir(host.home().join("control/databytes")).unwrap();
+    host.smtp().greeting.expect(220);
+    assert!(host.status().iter().all(|row| row["state"] == "up" && row["restarts"] == 0), "{:#?}", host.status());
+}
+
+#[test]
+fn hup_with_bad_files_keeps_the_old_configuration_and_says_so() {
+    let host = Setup::new().control("locals", "alias.test\n").start();
+    host.control("virtualdomains", "mx.test:mx.test\nbad\0line\n");
+    host.signal(rustix::process::Signal::HUP);
+    wait_until("a complaint in the log", PATIENCE, || host.log().lines().any(|line| line.contains("virtualdomains")));
+    host.send("sender@mx.test", &["bob@mx.test"], &letter("old", 300));
+    host.maildir("bob").wait(1, PATIENCE);
+}
+
+#[test]
+fn hup_rereads_locals_and_virtualdomains() {
+    let host = Host::start();
+    let mail = |name: &str| host.send("sender@mx.test", &["bob@new.test"], &letter(name, 300));
+    host.control("virtualdomains", "mx.test:mx.test\nnew.test:mx.test\n");
+    host.ask(&["svc", "-h", "send"]);
+    wait_until("mail for the new domain", PATIENCE, || {
+        mail("hup");
+        host.maildir("bob").count() > 0 || {
+            mailtree_tests::wait::tick(std::time::Duration::from_millis(100));
+            host.maildir("bob").count() > 0
+        }
+    });
+}
+
+#[test]
+fn commands_without_a_home_say_which_home() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["check"][..], &["queue", "list"], &["qmail-qread"], &["vadduser", "a@b.test", "x"]] {
+        let ran = Ran::new(Command::new(binary()).args(args).env("MAILTREE_HOME", dir.path().join("absent")));
+        assert!(matches!(ran.code, Some(100 | 111)), "{args:?} {ran:#?}");
+        assert!(ran.stderr.contains("absent"), "{args:?} {ran:#?}");
+    }
+}
+
+mod needs_root {
+    use mailtree_tests::disk::Disk;
+
+    use super::*;
+
+    #[test]
+    fn a_home_that_is_not_writable_is_a_clear_error() {
+        let disk = Disk::new(24);
+        let setup = Setup::at(disk.path().join("home"));
+        setup.write();
+        disk.remount("ro");
+        let ran = Ran::new(&mut setup.command());
+        assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
+        assert!(ran.stderr.contains("Read-only file system"), "{ran:#?}");
+        let ran = Ran::new(Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(disk.path().join("new")));
+        assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
+    }
+
+    #[test]
+    fn an_unreadable_control_file_is_named() {
+        let setup = Setup::new().control("databytes", "5000\n");
+        setup.write();
+        Ran::new(Command::new("chmod").args(["-R", "go+rX"]).arg(setup.home().parent().unwrap())).expect(0);
+        Ran::new(Command::new("chmod").arg("000").arg(setup.home().join("control/databytes"))).expect(0);
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let public = tempfile::Builder::new().prefix("mailtree-bin-").tempdir().unwrap();
+        fs::copy(binary(), public.path().join("mailtree")).unwrap();
+        Ran::new(Command::new("chmod").args(["755"]).arg(public.path())).expect(0);
+        let mut command = Command::new("setpriv");
+        command.args(nobody).arg(public.path().join("mailtree")).args(["check", "--home"]).arg(setup.home());
+        let ran = Ran::new(&mut command);
+        assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("databytes") && said.contains("ermission denied"), "{ran:#?}");
+    }
+
+    /// README's first command: an empty home is initialised and the whole tree starts, at the standard ports.
+    #[test]
+    fn up_initialises_an_empty_home_and_says_what_to_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::existing(dir.path().join("home"));
+        let mut command = Command::new("unshare");
+        let up = "ip link set lo up && exec \"$0\" up --home \"$1\"";
+        command.args(["-n", "sh", "-c", up]).arg(binary()).arg(setup.home());
+        let output = fs::File::create(dir.path().join("out")).unwrap();
+        let mut child = command.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
+        let said = || fs::read_to_string(dir.path().join("out")).unwrap();
+        wait_until("the tree", PATIENCE, || {
+            let rows = setup.run(&["svstat", "--json"]).stdout;
+            rows.contains("127.0.0.1:2525") && rows.contains("127.0.0.1:11600")
+        });
+        wait_until("the password", PATIENCE, || said().contains("postmaster@"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(said().contains("2525"), "{}", said());
+    }
+}

@@ -1,0 +1,182 @@
+//! The host dies at any instant: what got `250` arrives, whole, at least once.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mailtree_tests::chance::Chance;
+use mailtree_tests::host::{Host, Setup, free_port};
+use mailtree_tests::load::{Load, Plan};
+use mailtree_tests::maildir::Arrivals;
+use mailtree_tests::peer::Peer;
+use mailtree_tests::wait::tick;
+
+/// Waits until each of `accepted` is in a Maildir of bob, or, for letters of the kind named so, at the peer or
+/// back at its sender as a bounce.
+fn wait_arrived(host: &Host, peer: &Peer, accepted: &BTreeSet<String>, limit: Duration) {
+    let mut bob = Arrivals::new(host.maildir("bob"));
+    // A bounce carries the whole letter at its end.
+    let mut sender = Arrivals::new(host.maildir("sender"));
+    let start = Instant::now();
+    loop {
+        bob.look();
+        sender.look();
+        let far: BTreeSet<_> = peer.received().iter().map(|taken| mailtree_tests::letter::read(&taken.data).unwrap()).collect();
+        let lost: Vec<_> = accepted
+            .iter()
+            .filter(|name| match kind(name) {
+                Kind::Local => !bob.copies.contains_key(*name),
+                Kind::Bounced => !sender.copies.contains_key(*name),
+                Kind::Remote => !far.contains(*name),
+                Kind::Both => !bob.copies.contains_key(*name) || !far.contains(*name),
+            })
+            .collect();
+        if lost.is_empty() {
+            return;
+        }
+        assert!(start.elapsed() < limit, "{} of {} accepted letters never came: {lost:?}", lost.len(), accepted.len());
+        host.run(&["svc", "-a", "send"]);
+        tick(Duration::from_millis(100));
+    }
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    Local,
+    Bounced,
+    Remote,
+    Both,
+}
+
+/// The kind of a letter follows from its number, so that every path through the queue is under load.
+fn kind(name: &str) -> Kind {
+    let number: usize = name.rsplit('-').next().unwrap().parse().unwrap();
+    match number % 8 {
+        0..=3 => Kind::Local,
+        4 => Kind::Bounced,
+        5 | 6 => Kind::Remote,
+        _ => Kind::Both,
+    }
+}
+
+fn plan(prefix: &str, count: usize) -> Plan {
+    let to = |name: &str| match kind(name) {
+        Kind::Local => vec!["bob@mx.test".to_owned()],
+        Kind::Bounced => vec!["nobody@mx.test".to_owned()],
+        Kind::Remote => vec!["x@far.test".to_owned()],
+        Kind::Both => vec!["bob@mx.test".to_owned(), "x@far.test".to_owned()],
+    };
+    Plan { to: Arc::new(to), ..Plan::to("", prefix, count) }
+}
+
+#[test]
+fn at_every_crash_point_nothing_accepted_is_lost() {
+    let peer = Peer::obliging();
+    let setup = Setup::new().control("smtproutes", &peer.route("far.test")).control("concurrencyremote", "5\n");
+    let points = setup.run(&["crash-points"]).expect(0).stdout;
+    let points: Vec<_> = points.split_whitespace().collect();
+    assert!(points.len() >= 10, "crash points: {points:?}");
+    let mut host = setup.start();
+    let mut accepted = BTreeSet::new();
+    let mut unreached = Vec::new();
+    for (number, point) in points.iter().enumerate() {
+        host.kill();
+        host.restart_with(&[("MAILTREE_CRASH_POINT", &format!("{point}:3"))]);
+        let load = Load::start(host.address(), &plan(&format!("at-{number}"), 48));
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = host.ended() {
+                break Some(status);
+            }
+            if load.is_finished() {
+                // Points of retries and of the last attempt are reached when the queue is run.
+                host.run(&["svc", "-a", "send"]);
+            }
+            if start.elapsed() > Duration::from_secs(8) {
+                break None;
+            }
+            tick(Duration::from_millis(20));
+        };
+        match status {
+            Some(status) => assert_eq!(status.signal(), Some(6), "at {point} the host ended with {status:?}\n{}", host.log_tail()),
+            None => unreached.push(*point),
+        }
+        accepted.extend(load.stop());
+    }
+    host.kill();
+    host.restart_with(&[]);
+    wait_arrived(&host, &peer, &accepted, Duration::from_secs(60));
+    host.wait_queue_empty(Duration::from_secs(60));
+    println!("{} letters accepted at {} crash points", accepted.len(), points.len());
+    assert!(unreached.is_empty(), "never reached: {unreached:?}");
+}
+
+#[test]
+fn a_crash_during_recovery_does_no_harm() {
+    let peer = Peer::obliging();
+    let setup = Setup::new().control("smtproutes", &peer.route("far.test"));
+    let points = setup.run(&["crash-points"]).expect(0).stdout;
+    let mut host = setup.start();
+    let load = Load::start(host.address(), &plan("recovery", 200));
+    load.wait_accepted(50, Duration::from_secs(30));
+    host.kill();
+    let accepted = load.stop();
+    // Each point once more while the queue is full of what the first crash left; those of recovery fire at the start.
+    for point in points.split_whitespace() {
+        host.relaunch_with(&[("MAILTREE_CRASH_POINT", point)]);
+        let start = Instant::now();
+        while host.ended().is_none() && start.elapsed() < Duration::from_millis(700) {
+            tick(Duration::from_millis(10));
+        }
+        if host.ended().is_none() {
+            host.kill();
+        }
+    }
+    host.restart_with(&[]);
+    wait_arrived(&host, &peer, &accepted, Duration::from_secs(60));
+}
+
+#[test]
+fn kill_nine_at_20_random_moments_during_2000_messages() {
+    let mut chance = Chance::new();
+    let peer = Peer::obliging();
+    let mut host = Setup::new()
+        .control("smtproutes", &peer.route("far.test"))
+        .field("services", format!("{{ \"smtpd\": smtpd(listen: [\"{}\"]) }}", free_port("127.0.0.1")))
+        .start();
+    let load = Load::start(host.address(), &plan("kill", 2000));
+    for round in 1..=20 {
+        // About a hundred letters between two deaths, and the death at any moment after.
+        load.wait_accepted(round * 90, Duration::from_secs(60));
+        tick(Duration::from_micros(chance.between(0, 60_000)));
+        host.kill();
+        host.restart();
+    }
+    assert!(!load.is_finished() || load.count() == 2000);
+    let accepted = load.finish(Duration::from_secs(120));
+    assert_eq!(accepted.len(), 2000);
+    wait_arrived(&host, &peer, &accepted, Duration::from_secs(120));
+    host.wait_queue_empty(Duration::from_secs(60));
+}
+
+#[test]
+fn after_a_crash_nothing_unfinished_is_left_for_ever() {
+    let mut host = Setup::new().start();
+    let load = Load::start(host.address(), &Plan::to("bob@mx.test", "rest", 300));
+    load.wait_accepted(100, Duration::from_secs(30));
+    host.kill();
+    let accepted = load.stop();
+    host.restart();
+    let mut bob = Arrivals::new(host.maildir("bob"));
+    mailtree_tests::wait::wait_until("all accepted letters", Duration::from_secs(30), || {
+        bob.look();
+        bob.missing(&accepted).is_empty()
+    });
+    // What was accepted has gone; what was not may lie in mess/ and pid/ until it is 36 hours old (qmail-send).
+    mailtree_tests::wait::wait_until("an empty todo and info", Duration::from_secs(30), || {
+        !host.queue_files().iter().any(|path| {
+            ["todo", "info", "local", "remote", "bounce"].iter().any(|kind| path.components().any(|part| part.as_os_str() == *kind))
+        })
+    });
+}

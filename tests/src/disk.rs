@@ -1,0 +1,102 @@
+//! Disks of their own: ext4 in a file on a loop device, small ones that fill up, and ones that lose power.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::host::Ran;
+
+/// A mounted file system. Needs root.
+pub struct Disk {
+    dir: TempDir,
+    mounted: bool,
+}
+
+impl Disk {
+    /// A new ext4 of `mib` MiB, mounted.
+    pub fn new(mib: u64) -> Self {
+        let dir = tempfile::Builder::new().prefix("mailtree-disk-").tempdir().unwrap();
+        File::create(dir.path().join("image")).unwrap().set_len(mib << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(dir.path().join("image")));
+        fs::create_dir(dir.path().join("mount")).unwrap();
+        let mut disk = Self { dir, mounted: false };
+        disk.mount();
+        disk
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("mount")
+    }
+
+    /// Mounts it; the journal is replayed as after a power cut.
+    pub fn mount(&mut self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.dir.path().join("image")).arg(self.path()));
+        self.mounted = true;
+    }
+
+    /// Unmounts it; fails if something still uses it.
+    pub fn unmount(&mut self) {
+        run(Command::new("umount").arg(self.path()));
+        self.mounted = false;
+    }
+
+    /// Mounts it read-only or writable again.
+    pub fn remount(&self, mode: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(self.path()));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted {
+            // Lazily: a process that is still ending must not keep the mount for ever.
+            drop(Command::new("umount").arg("-l").arg(self.path()).stderr(Stdio::null()).status());
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    Ran::new(command).expect(0);
+}
+
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: from then on nothing reaches the disk, not even the journal.
+/// Prints a line when it is ready, and cuts when it reads one.
+const CUT: &str = "
+import fcntl, os, struct, sys
+mount = os.open(sys.argv[1], os.O_RDONLY)
+print('ready', flush=True)
+sys.stdin.readline()
+fcntl.ioctl(mount, 0x8004587d, struct.pack('I', 2))
+print('dark', flush=True)
+";
+
+/// A hand on the power switch of a [`Disk`].
+pub struct Switch(Child);
+
+impl Switch {
+    /// Opens the disk, so that [`Switch::cut`] takes no time.
+    pub fn new(mount: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", CUT]).arg(mount).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut switch = Self(command.spawn().unwrap());
+        switch.read_word("ready");
+        switch
+    }
+
+    /// Cuts the power and returns when it is off.
+    pub fn cut(mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.read_word("dark");
+        assert!(self.0.wait().unwrap().success());
+    }
+
+    fn read_word(&mut self, word: &str) {
+        let mut heard = vec![0; word.len() + 1];
+        self.0.stdout.as_mut().unwrap().read_exact(&mut heard).unwrap();
+        assert_eq!(heard, format!("{word}\n").as_bytes());
+    }
+}

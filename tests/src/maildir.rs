@@ -1,0 +1,92 @@
+//! Reading a Maildir as a mail client does: only `new/`, and never a file that is still in `tmp/`.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::letter;
+use crate::wait::wait_for;
+
+/// One Maildir.
+#[derive(Debug, Clone)]
+pub struct Maildir(PathBuf);
+
+impl Maildir {
+    /// The Maildir at `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// How many messages are in `new/`.
+    pub fn count(&self) -> usize {
+        fs::read_dir(self.0.join("new")).map_or(0, Iterator::count)
+    }
+
+    /// How many files are in `tmp/`.
+    pub fn unfinished(&self) -> usize {
+        fs::read_dir(self.0.join("tmp")).map_or(0, Iterator::count)
+    }
+
+    /// All messages in `new/`, in the order of their names.
+    pub fn messages(&self) -> Vec<Vec<u8>> {
+        let Ok(entries) = fs::read_dir(self.0.join("new")) else { return Vec::new() };
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    /// All messages as text.
+    pub fn texts(&self) -> Vec<String> {
+        self.messages().iter().map(|message| String::from_utf8_lossy(message).into_owned()).collect()
+    }
+
+    /// Waits until there are `count` messages, and fails if there are more.
+    pub fn wait(&self, count: usize, limit: Duration) -> Vec<String> {
+        let found = || (self.count() >= count).then(|| self.texts());
+        let texts = wait_for(&format!("{count} messages in {}", self.0.display()), limit, found);
+        assert_eq!(texts.len(), count, "messages in {}: {texts:#?}", self.0.display());
+        texts
+    }
+}
+
+/// Looks at a Maildir again and again while letters come in, and reads each file once.
+pub struct Arrivals {
+    maildir: Maildir,
+    seen: HashSet<OsString>,
+    /// How often each letter has arrived.
+    pub copies: std::collections::BTreeMap<String, usize>,
+}
+
+impl Arrivals {
+    /// What arrives in `maildir`, also what is there already.
+    pub fn new(maildir: Maildir) -> Self {
+        Self { maildir, seen: HashSet::new(), copies: Default::default() }
+    }
+
+    /// Reads the files that are new since the last look; fails at a letter that is not whole.
+    pub fn look(&mut self) {
+        let Ok(entries) = fs::read_dir(self.maildir.path().join("new")) else { return };
+        for entry in entries {
+            let entry = entry.unwrap();
+            if self.seen.insert(entry.file_name()) {
+                let message = fs::read(entry.path()).unwrap();
+                match letter::read(&message) {
+                    Ok(name) => *self.copies.entry(name).or_default() += 1,
+                    Err(cause) => panic!("{}: {cause}", entry.path().display()),
+                }
+            }
+        }
+    }
+
+    /// Those of `names` that have not arrived.
+    pub fn missing<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Vec<&'a String> {
+        names.into_iter().filter(|name| !self.copies.contains_key(*name)).collect()
+    }
+}
