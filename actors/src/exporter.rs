@@ -13,7 +13,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::listen::Sockets;
-use crate::service::StartError;
 
 /// How often the recorder's histograms are drained; without it they grow.
 const UPKEEP: Duration = Duration::from_secs(5);

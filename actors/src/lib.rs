@@ -1,14 +1,19 @@
 //! The actors of the mailtree mail host.
 
 pub mod answer;
+pub mod clean;
 pub mod clock;
 pub mod exporter;
 pub mod listen;
 pub mod log;
+pub mod lspawn;
 pub mod permit;
 pub mod pid;
+pub mod qmail_send;
+pub mod qmail_start;
 pub mod queue;
 pub mod resolver;
+pub mod rspawn;
 pub mod service;
 pub mod smtpd;
 pub mod tcpserver;

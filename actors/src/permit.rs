@@ -33,9 +33,6 @@ impl Permits {
     }
 
     /// Waits for a permit. Only where nobody waits for the waiter: an acceptor, a session's own turn.
-    ///
-    /// # Panics
-    /// Never: the semaphore is not closed.
     pub async fn acquire(&self) -> Permit {
         self.acquire_many(1).await
     }
@@ -45,6 +42,15 @@ impl Permits {
         loop {
             if let Ok(permit) = Arc::clone(&self.semaphore).acquire_many_owned(count).await {
                 return self.counted(permit, count);
+            }
+        }
+    }
+
+    /// Waits for a permit that is not in use before something happens: an acceptor's, that waits for a client.
+    pub async fn reserve(&self) -> Reserved {
+        loop {
+            if let Ok(permit) = Arc::clone(&self.semaphore).acquire_owned().await {
+                return Reserved { permit, permits: self.clone() };
             }
         }
     }
@@ -65,6 +71,20 @@ impl Permits {
     fn counted(&self, permit: OwnedSemaphorePermit, count: u32) -> Permit {
         self.in_use.increment(f64::from(count));
         Permit { _permit: permit, _counted: Counted { gauge: self.in_use.clone(), count: f64::from(count) } }
+    }
+}
+
+/// A permit nobody uses yet.
+pub struct Reserved {
+    permit: OwnedSemaphorePermit,
+    permits: Permits,
+}
+
+impl Reserved {
+    /// From now on it is in use.
+    #[must_use]
+    pub fn begin(self) -> Permit {
+        self.permits.counted(self.permit, 1)
     }
 }
 

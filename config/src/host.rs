@@ -360,6 +360,12 @@ impl Host {
         Error::unless_none(problems, host)
     }
 
+    /// The same settings for another home.
+    #[must_use]
+    pub fn at(self, home: &Path) -> Self {
+        Self { home: home.to_owned(), ..self }
+    }
+
     /// The paths of this host.
     pub fn paths(&self) -> Paths {
         let qmail = joined(&self.home, &self.qmail_home);

@@ -200,10 +200,10 @@ pub fn lookup<B: AsRef<[u8]>>(users: &Cdb<B>, local: &[u8]) -> Result<Option<Con
     }
     let wildchars = users.find(b"")?.ok_or(LookupError::NoWildchars)?;
     for end in (1..key.len()).rev() {
-        if end == 1 || wildchars.contains(&key[end - 1]) {
-            if let Some(data) = users.find(&key[..end])? {
-                return record(data, local, &local[end - 1..]).map(Some);
-            }
+        if (end == 1 || wildchars.contains(&key[end - 1]))
+            && let Some(data) = users.find(&key[..end])?
+        {
+            return record(data, local, &local[end - 1..]).map(Some);
         }
     }
     Ok(None)

@@ -572,3 +572,6 @@ impl Service {
         vec![Effect::Announce, Effect::Leave]
     }
 }
+
+#[cfg(test)]
+mod tests;

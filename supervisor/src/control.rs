@@ -104,3 +104,6 @@ impl ShortPath {
         self.path.join(name)
     }
 }
+
+#[cfg(test)]
+mod tests;

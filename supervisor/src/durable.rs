@@ -67,7 +67,8 @@ fn written(
     mode: u32,
     owner: Owner,
 ) -> Result<tempfile::NamedTempFile, Failure> {
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir).doing("create a file in", dir)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".new-").tempfile_in(dir).doing("create a file in", dir)?;
     file.write_all(bytes).doing("write", path)?;
     owner.give(file.path())?;
     // After chown, which clears some bits.
@@ -78,10 +79,15 @@ fn written(
 
 /// Makes a directory, which must not be there yet.
 pub(crate) fn create_dir(path: &Path, mode: u32, owner: Owner) -> Result<(), Failure> {
+    create_dir_unsynced(path, mode, owner)?;
+    sync_dir(parent(path))
+}
+
+/// Makes a directory; the caller makes the entries of its parent durable when it has made them all.
+pub(crate) fn create_dir_unsynced(path: &Path, mode: u32, owner: Owner) -> Result<(), Failure> {
     DirBuilder::new().mode(0o700).create(path).doing("create", path)?;
     owner.give(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(mode)).doing("chmod", path)?;
-    sync_dir(parent(path))
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).doing("chmod", path)
 }
 
 /// Makes the entries of a directory durable.
@@ -114,7 +120,9 @@ impl Lock {
     pub(crate) fn take(path: &Path, owner: Owner) -> Result<Self, Failure> {
         let file = File::options().write(true).create(true).truncate(false).open(path).doing("open", path)?;
         owner.give(path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).doing("lock", path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .map_err(io::Error::from)
+            .doing("lock", path)?;
         Ok(Self { _file: file })
     }
 

@@ -29,6 +29,12 @@ impl Failure {
         Self::temporary(format!("unable to {doing} {}: {error}", path.display()))
     }
 
+    /// The same with more said about it.
+    #[must_use]
+    pub fn and(self, more: impl Display) -> Self {
+        Self { text: format!("{}; {more}", self.text), ..self }
+    }
+
     /// Whether trying again changes nothing.
     pub fn is_permanent(&self) -> bool {
         self.permanent

@@ -1,9 +1,15 @@
-//! supervisor
+//! The tree, and the command line.
 
+pub mod boot;
 pub mod command;
 pub mod control;
-pub mod signals;
+mod durable;
+pub mod failure;
+mod password;
+pub mod queue_requests;
 pub mod service;
+pub mod signals;
 pub mod status;
 pub mod supervise;
 pub mod svscan;
+pub mod vpopmail;

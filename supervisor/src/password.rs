@@ -23,7 +23,9 @@ pub(crate) fn random(length: usize) -> String {
 /// Whether a password can be used: 1 to 128 bytes without control characters, which no client could send.
 pub(crate) fn check(password: &str) -> Result<(), Failure> {
     if !(1..=PASSWORD_MAX).contains(&password.len()) || password.chars().any(char::is_control) {
-        let text = format!("this password is not allowed; allowed: 1 to {PASSWORD_MAX} bytes without control characters");
+        let text = format!(
+            "this password is not allowed; allowed: 1 to {PASSWORD_MAX} bytes without control characters"
+        );
         return Err(Failure::permanent(text));
     }
     Ok(())
@@ -33,7 +35,8 @@ pub(crate) fn check(password: &str) -> Result<(), Failure> {
 pub(crate) fn hash(password: &str) -> Result<String, Failure> {
     let salt: [u8; SALT] = rand::random();
     let hash = ShaCrypt::SHA512.hash_password_with_salt(password.as_bytes(), &salt);
-    hash.map(|hash| hash.to_string()).map_err(|error| Failure::temporary(format!("unable to hash the password: {error}")))
+    hash.map(|hash| hash.to_string())
+        .map_err(|error| Failure::temporary(format!("unable to hash the password: {error}")))
 }
 
 #[cfg(test)]

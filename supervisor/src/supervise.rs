@@ -25,6 +25,9 @@ use crate::service::ServiceSpec;
 use crate::status::{Age, Board};
 use crate::svscan::{self, Refusal};
 
+#[cfg(not(panic = "unwind"))]
+compile_error!("a service that panics takes the host with it: panic = \"unwind\" in every profile");
+
 /// How long after its grace a service may still be in the way of an ordered stop.
 pub(crate) const AFTER_KILL: Duration = Duration::from_secs(5);
 /// Longest reason shown, in bytes.
@@ -57,6 +60,8 @@ pub struct State {
     service: usize,
     settled: bool,
     policy: policy::Service,
+    /// What the log last said of it.
+    logged: Option<(Phase, bool)>,
     child: Option<Child>,
     /// The start under way; dropped with this state, it is broken off.
     start: JoinSet<()>,
@@ -99,6 +104,7 @@ impl Actor for Supervise {
             service,
             settled: false,
             policy,
+            logged: None,
             child: None,
             start: JoinSet::new(),
             wake: None,
@@ -306,6 +312,18 @@ impl State {
         self.board.announce(self.policy.clone(), listen);
         let up = matches!(self.policy.state(), Phase::Up { .. });
         metrics::gauge!("mailtree_service_up", "service" => name.clone()).set(if up { 1.0 } else { 0.0 });
+        let logged = (self.policy.state(), self.policy.paused());
+        if self.logged.replace(logged) != Some(logged) {
+            self.log();
+        }
+        if !self.settled && !matches!(self.policy.state(), Phase::Starting { .. }) {
+            self.settled = true;
+            tell(&self.svscan, svscan::Message::Settled { service: self.service });
+        }
+    }
+
+    fn log(&self) {
+        let name = &self.spec.name;
         let reason = self.policy.reason().unwrap_or_default();
         match self.policy.state() {
             Phase::Down => tracing::info!(service = name, reason, "service is down"),
@@ -334,10 +352,6 @@ impl State {
             }
             Phase::Stopping { killed, .. } => tracing::info!(service = name, killed, "service is stopping"),
             Phase::Left => tracing::info!(service = name, "service has left the tree"),
-        }
-        if !self.settled && !matches!(self.policy.state(), Phase::Starting { .. }) {
-            self.settled = true;
-            tell(&self.svscan, svscan::Message::Settled { service: self.service });
         }
     }
 

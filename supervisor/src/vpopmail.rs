@@ -68,9 +68,14 @@ impl NewUser {
         if !vpasswd::is_name(self.name.to_ascii_lowercase().as_bytes()) {
             return Err(Failure::permanent("Illegal username"));
         }
-        for (what, text, max) in [("gecos", &self.gecos, vpasswd::GECOS_MAX), ("quota", &self.quota, vpasswd::QUOTA_MAX)] {
+        for (what, text, max) in
+            [("gecos", &self.gecos, vpasswd::GECOS_MAX), ("quota", &self.quota, vpasswd::QUOTA_MAX)]
+        {
             if text.len() > max || text.contains(|c: char| c == ':' || c.is_control()) {
-                let text = format!("{what} `{}` is not allowed; allowed: {max} bytes without colons", text.escape_debug());
+                let text = format!(
+                    "{what} `{}` is not allowed; allowed: {max} bytes without colons",
+                    text.escape_debug()
+                );
                 return Err(Failure::permanent(text));
             }
         }
@@ -124,10 +129,12 @@ impl<'a> Vpopmail<'a> {
                 ext: Vec::new(),
             },
         });
-        self.write_assignments(&assignments, users)?;
+        self.write_assignments(&assignments, users).inspect_err(|_| remove_unfinished(&dir))?;
         self.remove_from_locals(&name)?;
         self.append("virtualdomains", &format!("{name}:{name}"))?;
-        reread()?;
+        reread().map_err(|failure| {
+            failure.and(format!("once qmail-send runs, add {name} to control/rcpthosts"))
+        })?;
         self.accept(&name)
     }
 
@@ -176,18 +183,17 @@ impl<'a> Vpopmail<'a> {
     fn assignments(&self) -> Result<Vec<Assignment>, Failure> {
         let path = self.paths.users.join("assign");
         match durable::read(&path)? {
-            Some(text) => {
-                assign::parse(&text).map_err(|error| Failure::permanent(format!("{}: {error}", path.display())))
-            }
+            Some(text) => assign::parse(&text)
+                .map_err(|error| Failure::permanent(format!("{}: {error}", path.display()))),
             None => Ok(Vec::new()),
         }
     }
 
-    /// `assign`, and `cdb` as qmail-newu makes it.
+    /// `cdb` as qmail-newu makes it, then `assign`: a domain that is in neither can be added again.
     fn write_assignments(&self, assignments: &[Assignment], owner: Owner) -> Result<(), Failure> {
         let cdb = assign::compile(assignments).map_err(|error| Failure::permanent(error.to_string()))?;
-        durable::replace(&self.paths.users.join("assign"), &assign::format(assignments), 0o644, owner)?;
-        durable::replace(&self.paths.users.join("cdb"), &cdb, 0o644, owner)
+        durable::replace(&self.paths.users.join("cdb"), &cdb, 0o644, owner)?;
+        durable::replace(&self.paths.users.join("assign"), &assign::format(assignments), 0o644, owner)
     }
 
     /// All of the domain's directory, or nothing: what was made is removed again when something fails.
@@ -209,11 +215,7 @@ impl<'a> Vpopmail<'a> {
         let line = format!("| {} '' {action}\n", vdelivermail.display());
         let made = durable::create(&dir.join(".qmail-default"), line.as_bytes(), 0o600, owner)
             .and_then(|()| write_vpasswd(dir, &[], owner));
-        if made.is_err() {
-            // The first failure is the one to report; what could not be removed is named by the next attempt.
-            std::fs::remove_dir_all(dir).unwrap_or_default();
-        }
-        made
+        made.inspect_err(|_| remove_unfinished(dir))
     }
 
     /// A domain cannot be local and virtual. Without a file `me` is local.
@@ -251,7 +253,8 @@ impl<'a> Vpopmail<'a> {
         let mut make = CdbMake::new();
         for line in more.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end) {
             if !line.is_empty() && !line.starts_with(b"#") {
-                make.add(&line.to_ascii_lowercase(), b"").map_err(|error| Failure::permanent(error.to_string()))?;
+                make.add(&line.to_ascii_lowercase(), b"")
+                    .map_err(|error| Failure::permanent(error.to_string()))?;
             }
         }
         let path = self.paths.control.join("morercpthosts.cdb");
@@ -273,6 +276,12 @@ impl<'a> Vpopmail<'a> {
         text.push(b'\n');
         durable::replace(&path, &text, 0o644, Owner::of(&self.paths.control)?)
     }
+}
+
+/// Removes the directory of a domain that was not finished. The failure before it is the one to report; what could not
+/// be removed is named by the next attempt.
+fn remove_unfinished(dir: &Path) {
+    std::fs::remove_dir_all(dir).unwrap_or_default();
 }
 
 /// The database last: who finds a user there finds the Maildir too.
@@ -318,7 +327,10 @@ pub(crate) fn domain_name(name: &str) -> Result<String, Failure> {
 fn field(path: &Path) -> Result<Vec<u8>, Failure> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if path.to_str().is_none() || bytes.iter().any(|&b| b == b':' || b.is_ascii_control()) {
-        let text = format!("{}: allowed here: a path in UTF-8 without colons and control characters", path.display());
+        let text = format!(
+            "{}: allowed here: a path in UTF-8 without colons and control characters",
+            path.display()
+        );
         return Err(Failure::permanent(text));
     }
     Ok(bytes.to_vec())
@@ -327,4 +339,226 @@ fn field(path: &Path) -> Result<Vec<u8>, Failure> {
 /// Makes a directory and those above it.
 pub(crate) fn create_dirs(path: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o755).create(path).doing("create", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use mailtree_config::{Control, Host};
+    use mailtree_protocols::cdb::Cdb;
+
+    use super::*;
+    use crate::command::init::{Options, initialise};
+
+    struct Home {
+        _dir: tempfile::TempDir,
+        paths: Paths,
+    }
+
+    fn home() -> Home {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { me: Some("mail.example.org".to_owned()), ..Options::default() };
+        let report = initialise(dir.path(), &options).unwrap();
+        Home { paths: Host::load(&report.home).unwrap().paths(), _dir: dir }
+    }
+
+    impl Home {
+        fn read(&self, file: &str) -> String {
+            String::from_utf8(std::fs::read(self.paths.home.join(file)).unwrap()).unwrap()
+        }
+
+        fn write(&self, file: &str, text: &str) {
+            std::fs::write(self.paths.home.join(file), text).unwrap();
+        }
+
+        fn add_domain(&self, name: &str) -> Result<(), Failure> {
+            Vpopmail::new(&self.paths).add_domain(&domain(name), || Ok(()))
+        }
+
+        fn add_user(&self, name: &str, domain: &str) -> Result<(), Failure> {
+            Vpopmail::new(&self.paths).add_user(&user(name, domain))
+        }
+    }
+
+    fn domain(name: &str) -> NewDomain {
+        NewDomain { name: name.to_owned(), dir: None, uid: None, gid: None, unknown: Unknown::Bounce }
+    }
+
+    fn user(name: &str, domain: &str) -> NewUser {
+        NewUser {
+            name: name.to_owned(),
+            domain: domain.to_owned(),
+            password: "$6$salt$hash".to_owned(),
+            gecos: String::new(),
+            quota: "NOQUOTA".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_domain_is_entered_everywhere() {
+        let home = home();
+        home.write("control/locals", "localhost\nVirtual.example\n# kept\nother.example");
+        home.add_domain("Virtual.Example").unwrap();
+        let dir = home.paths.domains.join("virtual.example");
+        let Owner { uid, gid } = Owner::own();
+        let line = format!("+virtual.example-:virtual.example:{uid}:{gid}:{}:-::\n.\n", dir.display());
+        assert!(home.read("users/assign").ends_with(&line), "{}", home.read("users/assign"));
+        assert_eq!(home.read("control/locals"), "localhost\n# kept\nother.example");
+        assert!(home.read("control/virtualdomains").ends_with("virtual.example:virtual.example\n"));
+        assert!(home.read("control/rcpthosts").ends_with("virtual.example\n"));
+        assert!(
+            home.read("domains/virtual.example/.qmail-default")
+                .ends_with("vdelivermail '' bounce-no-mailbox\n")
+        );
+        let users = Cdb::new(std::fs::read(home.paths.users.join("cdb")).unwrap()).unwrap();
+        let found = assign::lookup(&users, b"virtual.example-joe").unwrap().unwrap();
+        assert_eq!(found.home, dir.as_os_str().as_encoded_bytes());
+        let control = Control::new(&home.paths.control);
+        assert_eq!(control.smtpd().unwrap().rcpthosts.allows(b"virtual.example"), Ok(true));
+        assert_eq!(
+            control.send().unwrap().virtualdomains.prepend(b"joe@virtual.example", 3),
+            Some(&b"virtual.example"[..])
+        );
+    }
+
+    #[test]
+    fn a_domain_twice() {
+        let home = home();
+        home.add_domain("v.example").unwrap();
+        let before = home.read("users/assign");
+        assert_eq!(home.add_domain("V.example").unwrap_err().to_string(), "Domain already exists");
+        assert_eq!(home.read("users/assign"), before);
+    }
+
+    #[test]
+    fn mail_is_accepted_only_after_send_knows_the_domain() {
+        let home = home();
+        let vpopmail = Vpopmail::new(&home.paths);
+        vpopmail
+            .add_domain(&domain("v.example"), || {
+                assert!(home.read("control/virtualdomains").contains("v.example:v.example"));
+                assert!(!home.read("control/rcpthosts").contains("v.example"));
+                Ok(())
+            })
+            .unwrap();
+        let refused =
+            vpopmail.add_domain(&domain("w.example"), || Err(Failure::temporary("send does not answer")));
+        let failure = refused.unwrap_err();
+        assert!(!failure.is_permanent());
+        assert_eq!(
+            failure.to_string(),
+            "send does not answer; once qmail-send runs, add w.example to control/rcpthosts"
+        );
+        assert!(!home.read("control/rcpthosts").contains("w.example"));
+    }
+
+    #[test]
+    fn me_ceases_to_be_local_without_a_locals_file() {
+        let home = home();
+        std::fs::remove_file(home.paths.control.join("locals")).unwrap();
+        home.write("control/me", "new.example \n");
+        home.add_domain("new.example").unwrap();
+        assert_eq!(home.read("control/locals"), "");
+    }
+
+    #[test]
+    fn many_domains_go_into_morercpthosts() {
+        let home = home();
+        let lines: Vec<String> = (0..50).map(|n| format!("d{n}.example\n")).collect();
+        home.write("control/rcpthosts", &lines.concat());
+        home.add_domain("v.example").unwrap();
+        assert_eq!(home.read("control/rcpthosts"), lines.concat());
+        assert_eq!(home.read("control/morercpthosts"), "v.example\n");
+        let hosts = &Control::new(&home.paths.control).smtpd().unwrap().rcpthosts;
+        assert_eq!((hosts.allows(b"v.example"), hosts.allows(b"w.example")), (Ok(true), Ok(false)));
+    }
+
+    #[test]
+    fn a_user_gets_a_line_and_a_maildir() {
+        let home = home();
+        home.add_user("Joe", "MAIL.example.org").unwrap();
+        home.add_user("ann", "mail.example.org").unwrap();
+        let dir = home.paths.domains.join("mail.example.org");
+        let text = home.read("domains/mail.example.org/vpasswd");
+        let names: Vec<&str> = text.lines().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(names, ["ann", "joe", "postmaster"]);
+        let line = format!("joe:$6$salt$hash:1:0:joe:{}:NOQUOTA", dir.join("joe").display());
+        assert!(text.contains(&line), "{text}");
+        let users = Cdb::new(std::fs::read(dir.join("vpasswd.cdb")).unwrap()).unwrap();
+        assert_eq!(vpasswd::lookup(&users, b"joe").unwrap().unwrap().format(), line.as_bytes());
+        for sub in ["cur", "new", "tmp"] {
+            let mode = std::fs::metadata(dir.join("joe/Maildir").join(sub)).unwrap().mode();
+            assert_eq!(mode & 0o7777, 0o700, "{sub}");
+        }
+    }
+
+    #[test]
+    fn users_that_cannot_be_added() {
+        let home = home();
+        for (name, domain, expected) in [
+            ("postmaster", "mail.example.org", "Username exists"),
+            ("PostMaster", "mail.example.org", "Username exists"),
+            ("joe", "elsewhere.example", "Domain does not exist"),
+            ("../joe", "mail.example.org", "Illegal username"),
+            ("joe:x", "mail.example.org", "Illegal username"),
+            ("", "mail.example.org", "Illegal username"),
+            ("joe", "../..", "Invalid domain name"),
+        ] {
+            let failure = home.add_user(name, domain).unwrap_err();
+            assert_eq!(
+                (failure.to_string().as_str(), failure.is_permanent()),
+                (expected, true),
+                "{name}@{domain}"
+            );
+        }
+        let gecos = NewUser { gecos: "a:b".to_owned(), ..user("joe", "mail.example.org") };
+        Vpopmail::new(&home.paths).add_user(&gecos).unwrap_err();
+        assert!(!home.paths.domains.join("mail.example.org/joe").exists());
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_user_is_not_followed() {
+        let home = home();
+        let target = home.paths.home.join("target");
+        std::fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, home.paths.domains.join("mail.example.org/joe")).unwrap();
+        let failure = home.add_user("joe", "mail.example.org").unwrap_err();
+        assert!(failure.to_string().contains("not a directory"), "{failure}");
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_at_once_lose_nobody() {
+        let home = home();
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let home = &home;
+                scope.spawn(move || home.add_user(&format!("user{n}"), "mail.example.org").unwrap());
+            }
+        });
+        assert_eq!(home.read("domains/mail.example.org/vpasswd").lines().count(), 17);
+    }
+
+    #[test]
+    fn names_of_domains() {
+        for (name, expected) in [
+            ("Example.ORG", Some("example.org")),
+            ("localhost", Some("localhost")),
+            ("xn--bcher-kva.example", Some("xn--bcher-kva.example")),
+            ("", None),
+            (".", None),
+            ("a..b", None),
+            ("example.org.", None),
+            ("-a.example", None),
+            ("a-.example", None),
+            ("a_b.example", None),
+            ("a/b", None),
+            ("a:b", None),
+        ] {
+            assert_eq!(domain_name(name).ok().as_deref(), expected, "{name}");
+        }
+        assert!(domain_name(&format!("{}.example", "a".repeat(64))).is_err());
+        assert!(domain_name(&["abcdefghi"; 10].join(".")).is_err());
+    }
 }

@@ -88,7 +88,8 @@ fn one_address_cannot_take_all_permits() {
     assert_eq!(rest, "", "after {reply}");
     drop(held);
     wait_until("the permits back", PATIENCE, || {
-        mailtree_tests::smtp::Client::connect(host.address().get()).is_ok_and(|client| client.greeting.code == 220)
+        mailtree_tests::smtp::Client::connect(host.address().get())
+            .is_ok_and(|client| client.greeting.code == 220)
     });
 }
 
@@ -149,12 +150,16 @@ fn a_full_queue_of_deferred_mail_does_not_grow_with_attempts() {
     let routes = format!("far.test:[127.0.0.1]:{}\n", closed.port());
     let host = Setup::new().control("smtproutes", &routes).start();
     Load::start(host.address(), &Plan::to("x@far.test", "deferred", 1000)).finish(Duration::from_secs(60));
-    let attempts = |host: &mailtree_tests::host::Host| host.metrics().sum("mailtree_deliveries_total", &["remote", "defer"]);
+    let attempts = |host: &mailtree_tests::host::Host| {
+        host.metrics().sum("mailtree_deliveries_total", &["remote", "defer"])
+    };
     wait_until("all deferred once", Duration::from_secs(60), || attempts(&host) >= 1000.0);
     let before = resident(host.pid());
     for round in 2..=5 {
         host.ask(&["svc", "-a", "send"]);
-        wait_until("one more round", Duration::from_secs(60), || attempts(&host) >= f64::from(round) * 1000.0);
+        wait_until("one more round", Duration::from_secs(60), || {
+            attempts(&host) >= f64::from(round) * 1000.0
+        });
     }
     let grown = resident(host.pid()).saturating_sub(before);
     assert!(grown < 8 << 10, "memory grew by {grown} KiB over 4000 attempts");

@@ -160,7 +160,12 @@ fn a_silent_client_is_told_the_time_is_up() {
 #[test]
 fn half_a_message_is_no_message() {
     let host = Host::start();
-    for half in ["Subject: x\r\n\r\nhalf a line", "Subject: x\r\n\r\na line\r\n", "Subject: x\r\n\r\na line\r\n.", "Subject: x\r\n\r\na line\r\n.\r"] {
+    for half in [
+        "Subject: x\r\n\r\nhalf a line",
+        "Subject: x\r\n\r\na line\r\n",
+        "Subject: x\r\n\r\na line\r\n.",
+        "Subject: x\r\n\r\na line\r\n.\r",
+    ] {
         let mut client = host.smtp();
         client.say("HELO client.test", 250);
         client.say("MAIL FROM:<sender@mx.test>", 250);
@@ -264,7 +269,8 @@ mod needs_root {
         let host = Setup::at(disk.path().join("home")).field("queue", "(free_bytes: 67108864)").start();
         let mut client = host.smtp();
         client.say("EHLO client.test", 250);
-        let reply = client.transact("sender@mx.test", &["bob@mx.test"], &letter("full", 300)).unwrap().expect(452);
+        let reply =
+            client.transact("sender@mx.test", &["bob@mx.test"], &letter("full", 300)).unwrap().expect(452);
         assert!(reply.text().starts_with("452 4.3.1 "), "{}", reply.text());
     }
 
@@ -279,7 +285,8 @@ mod needs_root {
         let ballast = disk.path().join("ballast");
         let full = disk.path().join("home");
         std::fs::write(&ballast, vec![b'x'; 8 << 20]).unwrap();
-        let load = Load::start(host.address(), &Plan { size: 64 << 10, ..Plan::to("bob@mx.test", "full", 2000) });
+        let load =
+            Load::start(host.address(), &Plan { size: 64 << 10, ..Plan::to("bob@mx.test", "full", 2000) });
         wait_until("the disk to be full", Duration::from_secs(60), || {
             load.refusals().iter().any(|reply| reply.starts_with("451 ") || reply.starts_with("452 "))
         });

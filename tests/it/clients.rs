@@ -5,7 +5,8 @@ use std::process::Command;
 
 use mailtree_tests::host::{Host, PATIENCE, Ran};
 
-const TEXT: &str = "From: <sender@mx.test>\nTo: <bob@mx.test>\nSubject: a client\n\n.a line with a dot\nGr\u{fc}\u{df}e\n";
+const TEXT: &str =
+    "From: <sender@mx.test>\nTo: <bob@mx.test>\nSubject: a client\n\n.a line with a dot\nGr\u{fc}\u{df}e\n";
 
 fn text_file() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -26,7 +27,14 @@ mod needs_swaks {
         let host = Host::start();
         let file = text_file();
         let mut swaks = Command::new("swaks");
-        swaks.args(["--server", &host.address().get().to_string(), "--from", "sender@mx.test", "--to", "bob@mx.test"]);
+        swaks.args([
+            "--server",
+            &host.address().get().to_string(),
+            "--from",
+            "sender@mx.test",
+            "--to",
+            "bob@mx.test",
+        ]);
         Ran::new(swaks.arg("--data").arg(format!("@{}", file.path().display()))).expect(0);
         let delivered = host.maildir("bob").wait(1, PATIENCE).remove(0);
         // swaks adds an empty line at the end.
@@ -54,8 +62,18 @@ mod needs_curl {
         let host = Host::start();
         let file = text_file();
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--crlf", "--mail-from", "sender@mx.test", "--mail-rcpt", "bob@mx.test"]);
-        curl.arg("--upload-file").arg(file.path()).arg(format!("smtp://{}/client.test", host.address().get()));
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--crlf",
+            "--mail-from",
+            "sender@mx.test",
+            "--mail-rcpt",
+            "bob@mx.test",
+        ]);
+        curl.arg("--upload-file")
+            .arg(file.path())
+            .arg(format!("smtp://{}/client.test", host.address().get()));
         Ran::new(&mut curl).expect(0);
         arrived(&host);
     }
@@ -66,7 +84,8 @@ mod needs_python3 {
 
     fn smtplib(host: &Host, script: &str) -> Ran {
         let address = host.address().get();
-        let connect = format!("import smtplib\ns = smtplib.SMTP('127.0.0.1', {}, timeout=30)\n", address.port());
+        let connect =
+            format!("import smtplib\ns = smtplib.SMTP('127.0.0.1', {}, timeout=30)\n", address.port());
         Ran::new(Command::new("python3").args(["-c", &format!("{connect}{script}")]))
     }
 
@@ -74,7 +93,9 @@ mod needs_python3 {
     fn smtplib_sends_a_message() {
         let host = Host::start();
         let bytes = TEXT.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
-        let script = format!("print(s.sendmail('sender@mx.test', ['bob@mx.test'], b'{bytes}', ['BODY=8BITMIME']))\ns.quit()");
+        let script = format!(
+            "print(s.sendmail('sender@mx.test', ['bob@mx.test'], b'{bytes}', ['BODY=8BITMIME']))\ns.quit()"
+        );
         assert_eq!(smtplib(&host, &script).expect(0).stdout, "{}\n");
         arrived(&host);
     }
@@ -95,7 +116,10 @@ mod needs_python3 {
         smtplib(&host, script).expect(0);
         let delivered = host.maildir("bob").wait(100, PATIENCE);
         for number in 0..100 {
-            assert!(delivered.iter().any(|text| text.contains(&format!("\nSubject: {number}\n"))), "{number} is missing");
+            assert!(
+                delivered.iter().any(|text| text.contains(&format!("\nSubject: {number}\n"))),
+                "{number} is missing"
+            );
         }
     }
 }

@@ -42,8 +42,14 @@ fn bad_control_files_are_all_named() {
     fs::write(setup.home().join("control/rcpthosts"), b"mx.test\nbad\0host\n").unwrap();
     setup.write();
     let ran = setup.run(&["check"]).expect(100);
-    for (file, text) in [("control/databytes", "much"), ("control/concurrencylocal", "-1"), ("control/rcpthosts", ":2")] {
-        let named = ran.stderr.lines().chain(ran.stdout.lines()).any(|line| line.contains(file) && line.contains(text));
+    for (file, text) in
+        [("control/databytes", "much"), ("control/concurrencylocal", "-1"), ("control/rcpthosts", ":2")]
+    {
+        let named = ran
+            .stderr
+            .lines()
+            .chain(ran.stdout.lines())
+            .any(|line| line.contains(file) && line.contains(text));
         assert!(named, "{file} with {text:?} is not named: {ran:#?}");
     }
 }
@@ -53,9 +59,23 @@ fn check_prints_every_setting_with_its_origin() {
     let setup = Setup::new().control("databytes", "5000\n");
     setup.write();
     let ran = setup.run(&["check"]).expect(0);
-    let line = |name: &str| ran.stdout.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name}: {ran:#?}")).to_owned();
-    assert!(line("databytes").contains("5000") && line("databytes").contains("control/databytes"), "{}", line("databytes"));
-    assert!(line("queuelifetime").contains("604800") && line("queuelifetime").contains("default"), "{}", line("queuelifetime"));
+    let line = |name: &str| {
+        ran.stdout
+            .lines()
+            .find(|line| line.contains(name))
+            .unwrap_or_else(|| panic!("no {name}: {ran:#?}"))
+            .to_owned()
+    };
+    assert!(
+        line("databytes").contains("5000") && line("databytes").contains("control/databytes"),
+        "{}",
+        line("databytes")
+    );
+    assert!(
+        line("queuelifetime").contains("604800") && line("queuelifetime").contains("default"),
+        "{}",
+        line("queuelifetime")
+    );
     assert!(line("grace").contains("10s") && line("grace").contains("host.ron"), "{}", line("grace"));
     assert!(line("resolver.in_flight").contains("default"), "{}", line("resolver.in_flight"));
     let json = setup.run(&["check", "--json"]).json();
@@ -69,7 +89,17 @@ fn init_makes_a_home_that_check_likes_and_never_touches_one_that_exists() {
     let init = || Ran::new(Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(&home));
     let ran = init().expect(0);
     assert!(ran.stdout.contains("postmaster@mx.test"), "{ran:#?}");
-    for name in ["host.ron", "control/me", "control/servercert.pem", "queue/mess/22", "queue/lock", "users", "alias", "tcp.smtp", "tcp.smtp.cdb"] {
+    for name in [
+        "host.ron",
+        "control/me",
+        "control/servercert.pem",
+        "queue/mess/22",
+        "queue/lock",
+        "users",
+        "alias",
+        "tcp.smtp",
+        "tcp.smtp.cdb",
+    ] {
         assert!(home.join(name).exists(), "{name} is missing");
     }
     let secret = fs::metadata(home.join("control/servercert.pem")).unwrap().permissions().mode();
@@ -91,7 +121,8 @@ fn a_home_that_cannot_be_made_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "x").unwrap();
     for command in ["up", "init", "check"] {
-        let ran = Ran::new(Command::new(binary()).arg(command).arg("--home").arg(dir.path().join("file/home")));
+        let ran =
+            Ran::new(Command::new(binary()).arg(command).arg("--home").arg(dir.path().join("file/home")));
         assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
         assert!(ran.stderr.contains("file/home") && ran.stderr.contains("fatal: "), "{ran:#?}");
         assert!(!ran.stderr.contains("panicked"), "{ran:#?}");
@@ -118,7 +149,9 @@ fn a_port_in_use_keeps_one_service_down_and_the_rest_up() {
     let host = Setup::new().field("services", services).launch();
     wait_until("smtpd up", PATIENCE, || host.is_up("smtpd"));
     wait_until("the reason in the log", PATIENCE, || {
-        host.log().lines().any(|line| line.contains(&port.to_string()) && line.to_lowercase().contains("in use"))
+        host.log()
+            .lines()
+            .any(|line| line.contains(&port.to_string()) && line.to_lowercase().contains("in use"))
     });
     assert!(!host.is_up("second"), "{:#?}", host.status());
     drop(taken);
@@ -139,7 +172,11 @@ fn a_control_file_gone_bad_is_a_421_until_it_is_well() {
     host.smtp().greeting.expect(421);
     fs::remove_dir(host.home().join("control/databytes")).unwrap();
     host.smtp().greeting.expect(220);
-    assert!(host.status().iter().all(|row| row["state"] == "up" && row["restarts"] == 0), "{:#?}", host.status());
+    assert!(
+        host.status().iter().all(|row| row["state"] == "up" && row["restarts"] == 0),
+        "{:#?}",
+        host.status()
+    );
 }
 
 #[test]
@@ -147,7 +184,9 @@ fn hup_with_bad_files_keeps_the_old_configuration_and_says_so() {
     let host = Setup::new().control("locals", "alias.test\n").start();
     host.control("virtualdomains", "mx.test:mx.test\nbad\0line\n");
     host.signal(rustix::process::Signal::HUP);
-    wait_until("a complaint in the log", PATIENCE, || host.log().lines().any(|line| line.contains("virtualdomains")));
+    wait_until("a complaint in the log", PATIENCE, || {
+        host.log().lines().any(|line| line.contains("virtualdomains"))
+    });
     host.send("sender@mx.test", &["bob@mx.test"], &letter("old", 300));
     host.maildir("bob").wait(1, PATIENCE);
 }
@@ -191,7 +230,9 @@ mod needs_root {
         let ran = Ran::new(&mut setup.command());
         assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
         assert!(ran.stderr.contains("Read-only file system"), "{ran:#?}");
-        let ran = Ran::new(Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(disk.path().join("new")));
+        let ran = Ran::new(
+            Command::new(binary()).args(["init", "--me", ME, "--home"]).arg(disk.path().join("new")),
+        );
         assert!(matches!(ran.code, Some(100 | 111)), "{ran:#?}");
     }
 

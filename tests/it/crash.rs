@@ -22,7 +22,8 @@ fn wait_arrived(host: &Host, peer: &Peer, accepted: &BTreeSet<String>, limit: Du
     loop {
         bob.look();
         sender.look();
-        let far: BTreeSet<_> = peer.received().iter().map(|taken| mailtree_tests::letter::read(&taken.data).unwrap()).collect();
+        let far: BTreeSet<_> =
+            peer.received().iter().map(|taken| mailtree_tests::letter::read(&taken.data).unwrap()).collect();
         let lost: Vec<_> = accepted
             .iter()
             .filter(|name| match kind(name) {
@@ -35,7 +36,12 @@ fn wait_arrived(host: &Host, peer: &Peer, accepted: &BTreeSet<String>, limit: Du
         if lost.is_empty() {
             return;
         }
-        assert!(start.elapsed() < limit, "{} of {} accepted letters never came: {lost:?}", lost.len(), accepted.len());
+        assert!(
+            start.elapsed() < limit,
+            "{} of {} accepted letters never came: {lost:?}",
+            lost.len(),
+            accepted.len()
+        );
         host.run(&["svc", "-a", "send"]);
         tick(Duration::from_millis(100));
     }
@@ -60,6 +66,12 @@ fn kind(name: &str) -> Kind {
     }
 }
 
+/// Smtpd at a port that stays the same, so that clients find the host after each of its deaths.
+fn setup(peer: &Peer) -> Setup {
+    let services = format!("{{ \"smtpd\": smtpd(listen: [\"{}\"]) }}", free_port("127.0.0.1"));
+    Setup::new().control("smtproutes", &peer.route("far.test")).field("services", services)
+}
+
 fn plan(prefix: &str, count: usize) -> Plan {
     let to = |name: &str| match kind(name) {
         Kind::Local => vec!["bob@mx.test".to_owned()],
@@ -70,10 +82,27 @@ fn plan(prefix: &str, count: usize) -> Plan {
     Plan { to: Arc::new(to), ..Plan::to("", prefix, count) }
 }
 
+/// Whether the host aborts within `limit`.
+fn dies(host: &mut Host, load: &Load, limit: Duration) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        if let Some(status) = host.ended() {
+            assert_eq!(status.signal(), Some(6), "the host ended with {status:?}\n{}", host.log_tail());
+            return true;
+        }
+        if load.is_finished() {
+            // Points of retries are reached when the queue is run.
+            host.run(&["svc", "-a", "send"]);
+        }
+        tick(Duration::from_millis(20));
+    }
+    false
+}
+
 #[test]
 fn at_every_crash_point_nothing_accepted_is_lost() {
     let peer = Peer::obliging();
-    let setup = Setup::new().control("smtproutes", &peer.route("far.test")).control("concurrencyremote", "5\n");
+    let setup = setup(&peer);
     let points = setup.run(&["crash-points"]).expect(0).stdout;
     let points: Vec<_> = points.split_whitespace().collect();
     assert!(points.len() >= 10, "crash points: {points:?}");
@@ -81,28 +110,18 @@ fn at_every_crash_point_nothing_accepted_is_lost() {
     let mut accepted = BTreeSet::new();
     let mut unreached = Vec::new();
     for (number, point) in points.iter().enumerate() {
-        host.kill();
-        host.restart_with(&[("MAILTREE_CRASH_POINT", &format!("{point}:3"))]);
-        let load = Load::start(host.address(), &plan(&format!("at-{number}"), 48));
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = host.ended() {
-                break Some(status);
-            }
-            if load.is_finished() {
-                // Points of retries and of the last attempt are reached when the queue is run.
-                host.run(&["svc", "-a", "send"]);
-            }
-            if start.elapsed() > Duration::from_secs(8) {
-                break None;
-            }
-            tick(Duration::from_millis(20));
-        };
-        match status {
-            Some(status) => assert_eq!(status.signal(), Some(6), "at {point} the host ended with {status:?}\n{}", host.log_tail()),
-            None => unreached.push(*point),
+        // Under load at the third time; what is passed only once in a life, at the first, with a queue that is full.
+        let reached = ["3", "1"].iter().any(|times| {
+            host.kill();
+            host.relaunch_with(&[("MAILTREE_CRASH_POINT", &format!("{point}:{times}"))]);
+            let load = Load::start(host.address(), &plan(&format!("at-{times}-{number}"), 48));
+            let reached = dies(&mut host, &load, Duration::from_secs(6));
+            accepted.extend(load.stop());
+            reached
+        });
+        if !reached {
+            unreached.push(*point);
         }
-        accepted.extend(load.stop());
     }
     host.kill();
     host.restart_with(&[]);
@@ -115,7 +134,7 @@ fn at_every_crash_point_nothing_accepted_is_lost() {
 #[test]
 fn a_crash_during_recovery_does_no_harm() {
     let peer = Peer::obliging();
-    let setup = Setup::new().control("smtproutes", &peer.route("far.test"));
+    let setup = setup(&peer);
     let points = setup.run(&["crash-points"]).expect(0).stdout;
     let mut host = setup.start();
     let load = Load::start(host.address(), &plan("recovery", 200));
@@ -141,10 +160,7 @@ fn a_crash_during_recovery_does_no_harm() {
 fn kill_nine_at_20_random_moments_during_2000_messages() {
     let mut chance = Chance::new();
     let peer = Peer::obliging();
-    let mut host = Setup::new()
-        .control("smtproutes", &peer.route("far.test"))
-        .field("services", format!("{{ \"smtpd\": smtpd(listen: [\"{}\"]) }}", free_port("127.0.0.1")))
-        .start();
+    let mut host = setup(&peer).start();
     let load = Load::start(host.address(), &plan("kill", 2000));
     for round in 1..=20 {
         // About a hundred letters between two deaths, and the death at any moment after.
@@ -153,7 +169,6 @@ fn kill_nine_at_20_random_moments_during_2000_messages() {
         host.kill();
         host.restart();
     }
-    assert!(!load.is_finished() || load.count() == 2000);
     let accepted = load.finish(Duration::from_secs(120));
     assert_eq!(accepted.len(), 2000);
     wait_arrived(&host, &peer, &accepted, Duration::from_secs(120));
@@ -176,7 +191,9 @@ fn after_a_crash_nothing_unfinished_is_left_for_ever() {
     // What was accepted has gone; what was not may lie in mess/ and pid/ until it is 36 hours old (qmail-send).
     mailtree_tests::wait::wait_until("an empty todo and info", Duration::from_secs(30), || {
         !host.queue_files().iter().any(|path| {
-            ["todo", "info", "local", "remote", "bounce"].iter().any(|kind| path.components().any(|part| part.as_os_str() == *kind))
+            ["todo", "info", "local", "remote", "bounce"]
+                .iter()
+                .any(|kind| path.components().any(|part| part.as_os_str() == *kind))
         })
     });
 }

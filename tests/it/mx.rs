@@ -24,7 +24,11 @@ impl Net {
         self.peer_with(address, |_, _| Answer::Usual)
     }
 
-    fn peer_with(&self, address: &str, script: impl Fn(usize, &str) -> Answer + Send + Sync + 'static) -> Peer {
+    fn peer_with(
+        &self,
+        address: &str,
+        script: impl Fn(usize, &str) -> Answer + Send + Sync + 'static,
+    ) -> Peer {
         Peer::start(&format!("{address}:{}", self.port), script)
     }
 
@@ -89,7 +93,10 @@ fn a_name_that_does_not_exist_bounces() {
     let host = net.host();
     host.send("sender@mx.test", &["x@nowhere.test"], &letter("nowhere", 300));
     let bounce = host.maildir("sender").wait(1, PATIENCE).remove(0);
-    assert!(bounce.contains("<x@nowhere.test>:\nSorry, I couldn't find any host named nowhere.test. (#5.1.2)\n"), "{bounce}");
+    assert!(
+        bounce.contains("<x@nowhere.test>:\nSorry, I couldn't find any host named nowhere.test. (#5.1.2)\n"),
+        "{bounce}"
+    );
 }
 
 #[test]
@@ -114,7 +121,8 @@ fn a_name_server_that_is_silent_defers() {
     // Bound and never read.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
-    let host = Setup::new().field("resolver", format!("(servers: [\"{address}\"], deadline: \"1s\")")).start();
+    let host =
+        Setup::new().field("resolver", format!("(servers: [\"{address}\"], deadline: \"1s\")")).start();
     host.send("sender@mx.test", &["x@far.test"], &letter("mute", 300));
     host.wait_log("delivery 1: deferral: *(#4.*");
 }
@@ -136,8 +144,15 @@ fn being_ones_own_best_exchanger_is_a_loop() {
 #[test]
 fn a_backup_exchanger_delivers_to_better_ones_only() {
     let net = Net::new();
-    net.dns.mx("backup.test", 10, "best.test").mx("backup.test", 20, "me.test").mx("backup.test", 30, "worse.test");
-    net.dns.address_of("best.test", "127.0.0.2").address_of("me.test", "127.0.0.1").address_of("worse.test", "127.0.0.3");
+    net.dns.mx("backup.test", 10, "best.test").mx("backup.test", 20, "me.test").mx(
+        "backup.test",
+        30,
+        "worse.test",
+    );
+    net.dns
+        .address_of("best.test", "127.0.0.2")
+        .address_of("me.test", "127.0.0.1")
+        .address_of("worse.test", "127.0.0.3");
     let worse = net.peer("127.0.0.3");
     let host = net.host();
     host.send("sender@mx.test", &["x@backup.test"], &letter("backup", 300));

@@ -12,7 +12,13 @@ mod needs_root {
     use mailtree_tests::wait::{tick, wait_until};
 
     /// Cuts the power when `enough` letters are accepted, brings everything back, and gives what was accepted.
-    fn dark(host: &mut Host, disk: &mut Disk, load: Load, enough: usize, delay: Duration) -> BTreeSet<String> {
+    fn dark(
+        host: &mut Host,
+        disk: &mut Disk,
+        load: Load,
+        enough: usize,
+        delay: Duration,
+    ) -> BTreeSet<String> {
         let switch = Switch::new(&disk.path());
         load.wait_accepted(enough, Duration::from_secs(30));
         tick(delay);
@@ -34,7 +40,13 @@ mod needs_root {
         for round in 1..=20 {
             let load = Load::start(host.address(), &Plan::to("bob@mx.test", &format!("cut-{round}"), 2000));
             let enough = chance.between(1, 150) as usize;
-            accepted.extend(dark(&mut host, &mut disk, load, enough, Duration::from_micros(chance.between(0, 3000))));
+            accepted.extend(dark(
+                &mut host,
+                &mut disk,
+                load,
+                enough,
+                Duration::from_micros(chance.between(0, 3000)),
+            ));
             host.restart();
             let mut bob = Arrivals::new(host.maildir("bob"));
             let mut lost = Vec::new();
@@ -48,7 +60,12 @@ mod needs_root {
                 host.run(&["svc", "-a", "send"]);
                 tick(Duration::from_millis(50));
             }
-            assert!(lost.is_empty(), "round {round}: {} of {} accepted letters are lost: {lost:?}", lost.len(), accepted.len());
+            assert!(
+                lost.is_empty(),
+                "round {round}: {} of {} accepted letters are lost: {lost:?}",
+                lost.len(),
+                accepted.len()
+            );
         }
         println!("{} letters accepted over 20 power cuts", accepted.len());
     }

@@ -9,7 +9,8 @@ use mailtree_tests::wait::wait_until;
 /// A host with one deferred message; its number.
 fn deferred() -> (Host, String, std::net::SocketAddr) {
     let closed = free_port("127.0.0.1");
-    let host = Setup::new().control("smtproutes", &format!("far.test:[127.0.0.1]:{}\n", closed.port())).start();
+    let host =
+        Setup::new().control("smtproutes", &format!("far.test:[127.0.0.1]:{}\n", closed.port())).start();
     host.send("sender@mx.test", &["x@far.test", "bob@mx.test", "y@far.test"], &letter("held", 2000));
     host.wait_log("delivery *: deferral: *");
     host.maildir("bob").wait(1, PATIENCE);
@@ -30,7 +31,11 @@ fn qread_prints_what_qmail_qread_prints() {
     assert!(like(&format!("* GMT  #{id}  *  <sender@mx.test> "), lines[0]), "{said:?}");
     let mut recipients = lines[1..].to_vec();
     recipients.sort_unstable();
-    assert_eq!(recipients, ["\tremote\tx@far.test", "\tremote\ty@far.test", "  done\tlocal\tmx.test-bob@mx.test"], "{said:?}");
+    assert_eq!(
+        recipients,
+        ["\tremote\tx@far.test", "\tremote\ty@far.test", "  done\tlocal\tmx.test-bob@mx.test"],
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -44,7 +49,10 @@ fn qstat_counts() {
 fn the_tools_work_while_the_host_is_down() {
     let (mut host, id, _) = deferred();
     host.stop();
-    assert_eq!(host.ask(&["qmail-qstat"]), "messages in queue: 1\nmessages in queue but not yet preprocessed: 0\n");
+    assert_eq!(
+        host.ask(&["qmail-qstat"]),
+        "messages in queue: 1\nmessages in queue but not yet preprocessed: 0\n"
+    );
     assert!(host.ask(&["qmail-qread"]).contains(&format!("#{id} ")));
 }
 
@@ -83,7 +91,10 @@ fn remove_takes_the_message_out_for_good_without_a_bounce() {
     let (mut host, id, _) = deferred();
     host.ask(&["queue", "remove", &id]);
     wait_until("an empty queue", PATIENCE, || host.queue_files().is_empty());
-    assert_eq!(host.ask(&["qmail-qstat"]), "messages in queue: 0\nmessages in queue but not yet preprocessed: 0\n");
+    assert_eq!(
+        host.ask(&["qmail-qstat"]),
+        "messages in queue: 0\nmessages in queue but not yet preprocessed: 0\n"
+    );
     assert_eq!(host.maildir("sender").count(), 0);
     host.stop();
     host.restart();
@@ -93,7 +104,12 @@ fn remove_takes_the_message_out_for_good_without_a_bounce() {
 #[test]
 fn numbers_that_are_not_in_the_queue_are_told_apart_from_success() {
     let (host, ..) = deferred();
-    for args in [["queue", "show", "1"], ["queue", "remove", "1"], ["queue", "retry", "1"], ["queue", "show", "../../host.ron"]] {
+    for args in [
+        ["queue", "show", "1"],
+        ["queue", "remove", "1"],
+        ["queue", "retry", "1"],
+        ["queue", "show", "../../host.ron"],
+    ] {
         let ran = host.run(&args);
         assert!(ran.code != Some(0) && !ran.stderr.is_empty(), "{args:?}: {ran:#?}");
     }

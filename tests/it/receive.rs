@@ -56,7 +56,8 @@ fn the_dialogue_after_ehlo_has_extensions_and_enhanced_codes() {
     let mut client = host.smtp();
     let reply = client.say("EHLO client.test", 250);
     assert_eq!(reply.lines[0], "250-mx.test");
-    let offers = |keyword: &str| reply.lines[1..].iter().any(|line| line[4..].split(' ').next() == Some(keyword));
+    let offers =
+        |keyword: &str| reply.lines[1..].iter().any(|line| line[4..].split(' ').next() == Some(keyword));
     for keyword in ["PIPELINING", "8BITMIME", "SIZE", "ENHANCEDSTATUSCODES", "SMTPUTF8"] {
         assert!(offers(keyword), "{keyword} is missing: {}", reply.text());
     }
@@ -107,7 +108,9 @@ fn one_local_delivery_is_logged_as_qmail_send_logs_it() {
         "status: local 0/10 remote 0/20".to_owned(),
         format!("end msg {id}"),
     ];
-    let send = |line: &&String| ["new", "info", "starting", "status:", "delivery", "end"].iter().any(|word| line.starts_with(word));
+    let send = |line: &&String| {
+        ["new", "info", "starting", "status:", "delivery", "end"].iter().any(|word| line.starts_with(word))
+    };
     let said: Vec<_> = log[at..].iter().filter(send).collect();
     assert_eq!(said.len(), story.len(), "{said:#?}");
     for (said, expected) in said.iter().zip(&story) {
@@ -122,7 +125,9 @@ fn every_log_line_has_a_tai64n_stamp() {
     host.wait_log("end msg *");
     for line in host.log().lines() {
         let stamp = line.split(' ').next().unwrap();
-        let fits = stamp.len() == 25 && stamp.starts_with("@4") && stamp[1..].bytes().all(|byte| byte.is_ascii_hexdigit());
+        let fits = stamp.len() == 25
+            && stamp.starts_with("@4")
+            && stamp[1..].bytes().all(|byte| byte.is_ascii_hexdigit());
         assert!(fits, "no stamp: {line:?}");
     }
 }
@@ -133,9 +138,7 @@ fn a_whole_transaction_in_one_packet() {
     let mut client = host.smtp();
     client.say("EHLO client.test", 250);
     client
-        .send(
-            b"MAIL FROM:<sender@mx.test>\r\nRCPT TO:<bob@mx.test>\r\nRCPT TO:<sender@mx.test>\r\nDATA\r\n",
-        )
+        .send(b"MAIL FROM:<sender@mx.test>\r\nRCPT TO:<bob@mx.test>\r\nRCPT TO:<sender@mx.test>\r\nDATA\r\n")
         .unwrap();
     for code in [250, 250, 250, 354] {
         client.reply().unwrap().expect(code);
@@ -183,7 +186,9 @@ fn a_message_that_went_round_a_hundred_times_is_refused() {
     let host = Host::start();
     let mut client = host.smtp();
     client.say("EHLO client.test", 250);
-    let hops = |count| format!("{}Subject: x\n\nReceived: in the body is no hop\n", "Received: from a by b\n".repeat(count));
+    let hops = |count| {
+        format!("{}Subject: x\n\nReceived: in the body is no hop\n", "Received: from a by b\n".repeat(count))
+    };
     let reply = client.transact("sender@mx.test", &["bob@mx.test"], &hops(100)).unwrap().expect(554).text();
     assert_eq!(reply, "554 5.4.6 too many hops, this message is looping (#5.4.6)");
     client.transact("sender@mx.test", &["bob@mx.test"], &hops(90)).unwrap().expect(250);
@@ -266,8 +271,13 @@ fn two_services_of_one_kind_listen_side_by_side() {
     let host = Setup::new().field("services", services).start();
     let listens = host.service("smtpd").unwrap()["listen"].as_array().unwrap().clone();
     assert_eq!(listens.len(), 2);
-    for address in [listens[0].as_str().unwrap(), listens[1].as_str().unwrap(), &host.listens("second").to_string()] {
-        mailtree_tests::smtp::play(address.parse().unwrap(), "S: 220 mx.test ESMTP\nC: QUIT\nS: 221 mx.test\nS: (closes)");
+    for address in
+        [listens[0].as_str().unwrap(), listens[1].as_str().unwrap(), &host.listens("second").to_string()]
+    {
+        mailtree_tests::smtp::play(
+            address.parse().unwrap(),
+            "S: 220 mx.test ESMTP\nC: QUIT\nS: 221 mx.test\nS: (closes)",
+        );
     }
 }
 
@@ -284,11 +294,17 @@ mod needs_postfix {
         source(host.address().get(), "sender@mx.test", "bob@mx.test", 2000, 1024, 20);
         let limit = Duration::from_secs(60);
         let messages = host.maildir("bob").wait(2000, limit);
-        let bodies: BTreeSet<_> = messages.iter().map(|message| message.split_once("\n\n").unwrap().1).collect();
+        let bodies: BTreeSet<_> =
+            messages.iter().map(|message| message.split_once("\n\n").unwrap().1).collect();
         assert_eq!(bodies.len(), 1, "bodies differ: {bodies:?}");
         let body = bodies.first().unwrap();
-        assert!(body.len() >= 1000 && body.trim_end().chars().all(|byte| byte == 'X' || byte == '\n'), "{body:?}");
-        let id = |message: &str| message.lines().find_map(|line| line.strip_prefix("Message-Id: ").map(str::to_owned));
+        assert!(
+            body.len() >= 1000 && body.trim_end().chars().all(|byte| byte == 'X' || byte == '\n'),
+            "{body:?}"
+        );
+        let id = |message: &str| {
+            message.lines().find_map(|line| line.strip_prefix("Message-Id: ").map(str::to_owned))
+        };
         let ids: BTreeSet<_> = messages.iter().map(|message| id(message).expect("Message-Id")).collect();
         assert_eq!(ids.len(), 2000, "some message came twice and another never");
         host.wait_queue_empty(limit);
@@ -304,8 +320,14 @@ mod needs_root {
     use super::*;
 
     /// In a network namespace of its own, where 192.0.2.7 is a client that may not relay.
-    const STRANGER: &[&str] =
-        &["unshare", "-n", "sh", "-c", "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"", "sh"];
+    const STRANGER: &[&str] = &[
+        "unshare",
+        "-n",
+        "sh",
+        "-c",
+        "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && exec \"$@\"",
+        "sh",
+    ];
 
     /// What smtpd answers a stranger's `RCPT TO:<mailbox>` (the reply's code).
     fn rcpt_from_outside(host: &Host, mailbox: &str) -> u16 {
@@ -316,12 +338,15 @@ mod needs_root {
              print(s.rcpt('{mailbox}')[0])"
         );
         let pid = host.pid().to_string();
-        let ran = Ran::new(Command::new("nsenter").args(["-t", &pid, "-n", "python3", "-c", &script])).expect(0);
+        let ran =
+            Ran::new(Command::new("nsenter").args(["-t", &pid, "-n", "python3", "-c", &script])).expect(0);
         ran.stdout.trim().parse().unwrap()
     }
 
     fn with_rcpthosts(rcpthosts: Option<&str>) -> Host {
-        let setup = Setup::new().under(STRANGER).field("services", "{ \"smtpd\": smtpd(listen: [\"0.0.0.0:2525\"]) }");
+        let setup = Setup::new()
+            .under(STRANGER)
+            .field("services", "{ \"smtpd\": smtpd(listen: [\"0.0.0.0:2525\"]) }");
         let file = setup.home().join("control/rcpthosts");
         match rcpthosts {
             Some(text) => fs::write(file, text).unwrap(),

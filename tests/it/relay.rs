@@ -59,12 +59,21 @@ fn every_recipient_gets_the_answer_meant_for_him() {
     let host = routed(&peer.route(""));
     host.send("sender@mx.test", &["good@far.test", "bad@far.test", "later@far.test"], &letter("mixed", 600));
     assert_eq!(peer.wait(1, PATIENCE)[0].to, ["good@far.test"]);
-    host.wait_log("delivery *: failure: 127.0.0.1_does_not_like_recipient./Remote_host_said:_550_no_such_user_here/*");
-    host.wait_log("delivery *: deferral: 127.0.0.1_does_not_like_recipient./Remote_host_said:_450_mailbox_busy/*");
+    host.wait_log(
+        "delivery *: failure: 127.0.0.1_does_not_like_recipient./Remote_host_said:_550_no_such_user_here/*",
+    );
+    host.wait_log(
+        "delivery *: deferral: 127.0.0.1_does_not_like_recipient./Remote_host_said:_450_mailbox_busy/*",
+    );
     host.ask(&["svc", "-a", "send"]);
     assert_eq!(peer.wait(2, PATIENCE)[1].to, ["later@far.test"]);
     let bounce = host.maildir("sender").wait(1, PATIENCE).remove(0);
-    assert!(bounce.contains("<bad@far.test>:\n127.0.0.1 does not like recipient.\nRemote host said: 550 no such user here\n"), "{bounce}");
+    assert!(
+        bounce.contains(
+            "<bad@far.test>:\n127.0.0.1 does not like recipient.\nRemote host said: 550 no such user here\n"
+        ),
+        "{bounce}"
+    );
     assert!(!bounce.contains("<later@far.test>") && !bounce.contains("<good@far.test>"), "{bounce}");
     host.wait_queue_empty(PATIENCE);
 }
@@ -77,7 +86,9 @@ fn a_connection_lost_after_the_final_dot_is_tried_again() {
     });
     let host = routed(&peer.route(""));
     host.send("sender@mx.test", &["x@far.test"], &letter("lost", 600));
-    host.wait_log("delivery 1: deferral: Connected_to_127.0.0.1_but_connection_died._Possible_duplicate!_(#4.4.2)/*");
+    host.wait_log(
+        "delivery 1: deferral: Connected_to_127.0.0.1_but_connection_died._Possible_duplicate!_(#4.4.2)/*",
+    );
     host.ask(&["svc", "-a", "send"]);
     assert_eq!(read(&peer.wait(1, PATIENCE)[0].data), Ok("lost".to_owned()));
 }
@@ -107,7 +118,10 @@ fn a_message_for_two_hosts_reaches_one_while_the_other_hangs() {
 
 #[test]
 fn a_host_that_says_nothing_is_left_after_timeoutremote() {
-    let peer = Peer::start("127.0.0.1:0", |connection, _| if connection == 1 { Answer::Hang } else { Answer::Usual });
+    let peer = Peer::start(
+        "127.0.0.1:0",
+        |connection, _| if connection == 1 { Answer::Hang } else { Answer::Usual },
+    );
     let host = Setup::new().control("smtproutes", &peer.route("")).control("timeoutremote", "1\n").start();
     host.send("sender@mx.test", &["x@far.test"], &letter("silent", 600));
     host.wait_log("delivery 1: deferral: Connected_to_127.0.0.1_but_*");
@@ -117,16 +131,17 @@ fn a_host_that_says_nothing_is_left_after_timeoutremote() {
 
 #[test]
 fn concurrencyremote_bounds_the_connections() {
-    let peer = Peer::start("127.0.0.1:0", |_, line| if line == "CONNECT" { Answer::Hang } else { Answer::Usual });
-    let host = Setup::new()
-        .control("smtproutes", &peer.route(""))
-        .control("concurrencyremote", "3\n")
-        .start();
+    let peer =
+        Peer::start("127.0.0.1:0", |_, line| if line == "CONNECT" { Answer::Hang } else { Answer::Usual });
+    let host =
+        Setup::new().control("smtproutes", &peer.route("")).control("concurrencyremote", "3\n").start();
     for number in 0..8 {
         host.send("sender@mx.test", &[&format!("x@far{number}.test")], &letter(&format!("c{number}"), 300));
     }
     host.wait_log("status: local * remote 3/3");
-    mailtree_tests::wait::holds_for("at most 3 connections", std::time::Duration::from_secs(1), || peer.connections() <= 3);
+    mailtree_tests::wait::holds_for("at most 3 connections", std::time::Duration::from_secs(1), || {
+        peer.connections() <= 3
+    });
     assert_eq!(peer.connections(), 3);
 }
 

@@ -23,7 +23,10 @@ fn a_host_that_is_down_gets_its_mail_when_it_is_back() {
 
 #[test]
 fn nothing_is_retried_before_its_time() {
-    let peer = Peer::start("127.0.0.1:0", |_, line| if line == "CONNECT" { say("421 not now") } else { Answer::Usual });
+    let peer = Peer::start(
+        "127.0.0.1:0",
+        |_, line| if line == "CONNECT" { say("421 not now") } else { Answer::Usual },
+    );
     let host = Setup::new().control("smtproutes", &peer.route("")).start();
     host.send("sender@mx.test", &["x@far.test"], &letter("early", 300));
     host.wait_log("delivery 1: deferral: *");
@@ -33,12 +36,17 @@ fn nothing_is_retried_before_its_time() {
 
 #[test]
 fn a_permanent_refusal_bounces_to_the_sender_as_qsbmf() {
-    let peer = Peer::start("127.0.0.1:0", |_, line| if line == "." { say("554 no spam please") } else { Answer::Usual });
+    let peer =
+        Peer::start(
+            "127.0.0.1:0",
+            |_, line| if line == "." { say("554 no spam please") } else { Answer::Usual },
+        );
     let host = Setup::new().control("smtproutes", &peer.route("")).start();
     let text = letter("refused", 300);
     host.send("sender@mx.test", &["x@far.test"], &text);
     let bounce = host.maildir("sender").wait(1, PATIENCE).remove(0);
-    let from_first_line = bounce.split_once("Hi. This is the qmail-send program at mx.test.\n").expect("first line").1;
+    let from_first_line =
+        bounce.split_once("Hi. This is the qmail-send program at mx.test.\n").expect("first line").1;
     assert!(bounce.starts_with("Return-Path: <>\nDelivered-To: sender@mx.test\n"), "{bounce}");
     for line in ["From: MAILER-DAEMON@mx.test", "To: sender@mx.test", "Subject: failure notice"] {
         assert!(bounce.lines().any(|found| found == line), "no line {line:?}: {bounce}");
@@ -62,7 +70,10 @@ fn a_message_that_is_too_old_bounces_after_a_last_attempt() {
         host.maildir("sender").count() == 1
     });
     let bounce = host.maildir("sender").texts().remove(0);
-    assert!(bounce.contains("I'm not going to try again; this message has been in the queue too long.\n"), "{bounce}");
+    assert!(
+        bounce.contains("I'm not going to try again; this message has been in the queue too long.\n"),
+        "{bounce}"
+    );
     host.wait_queue_empty(PATIENCE);
 }
 
@@ -81,7 +92,10 @@ fn a_bounce_that_bounces_goes_to_postmaster() {
     host.send("ghost@mx.test", &["nobody@mx.test"], &letter("double", 300));
     let double = host.maildir("postmaster").wait(1, PATIENCE).remove(0);
     assert!(double.starts_with("Return-Path: <#@[]>\n"), "{double}");
-    assert!(double.contains("I tried to deliver a bounce message to this address, but the bounce bounced!\n"), "{double}");
+    assert!(
+        double.contains("I tried to deliver a bounce message to this address, but the bounce bounced!\n"),
+        "{double}"
+    );
     assert!(double.contains("<ghost@mx.test>:\n"), "{double}");
     assert!(double.contains("--- Below this line is the original bounce.\n"), "{double}");
     host.wait_queue_empty(PATIENCE);
@@ -178,7 +192,10 @@ mod needs_postfix {
             let host = Setup::new().control("smtproutes", &sink.route("")).start();
             host.send("sender@mx.test", &["x@far.test"], &letter("hard", 300));
             let bounce = host.maildir("sender").wait(1, PATIENCE).remove(0);
-            assert!(bounce.contains("Remote host said: 500 5.3.0 Error: command failed"), "{point}: {bounce}");
+            assert!(
+                bounce.contains("Remote host said: 500 5.3.0 Error: command failed"),
+                "{point}: {bounce}"
+            );
         }
     }
 

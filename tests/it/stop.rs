@@ -63,7 +63,10 @@ fn a_running_delivery_is_finished_within_the_grace_time() {
 
 #[test]
 fn a_delivery_that_hangs_is_deferred_when_the_grace_time_is_over() {
-    let peer = Peer::start("127.0.0.1:0", |connection, _| if connection == 1 { Answer::Hang } else { Answer::Usual });
+    let peer = Peer::start(
+        "127.0.0.1:0",
+        |connection, _| if connection == 1 { Answer::Hang } else { Answer::Usual },
+    );
     let mut host = Setup::new().control("smtproutes", &peer.route("")).field("grace", "\"2s\"").start();
     host.send("sender@mx.test", &["x@far.test"], &letter("hanging", 300));
     wait_until("the connection", PATIENCE, || peer.connections() == 1);

@@ -9,7 +9,8 @@ impl Chance {
     /// Seeded from `MAILTREE_TEST_SEED`, else from the clock; the seed is printed.
     pub fn new() -> Self {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("MAILTREE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
+        let seed =
+            std::env::var("MAILTREE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(clock);
         println!("MAILTREE_TEST_SEED={seed}");
         Self(seed)
     }

@@ -32,7 +32,8 @@ pub struct Dns {
 impl Dns {
     /// Starts with an empty table.
     pub fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let table = Arc::new(Mutex::new(Table::default()));
         let (udp, tcp) = runtime.block_on(sockets());
         let address = udp.local_addr().unwrap();
@@ -140,7 +141,9 @@ impl Handler {
                 _ => None,
             });
             let fits = |data: &&RData| alias.is_some() || data.record_type() == kind;
-            answers.extend(data.iter().filter(fits).map(|data| Record::from_rdata(name.clone(), 0, data.clone())));
+            answers.extend(
+                data.iter().filter(fits).map(|data| Record::from_rdata(name.clone(), 0, data.clone())),
+            );
             match alias {
                 Some(target) => name = target,
                 None => break,
@@ -152,7 +155,11 @@ impl Handler {
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut reply: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut reply: R,
+    ) -> ResponseInfo {
         let info = request.request_info().unwrap();
         let name = Name::from(info.query.name()).to_lowercase();
         let (code, answers) = self.answer(&name, info.query.query_type());
@@ -160,7 +167,8 @@ impl RequestHandler for Handler {
         metadata.response_code = code;
         metadata.authoritative = true;
         metadata.recursion_available = true;
-        let response = MessageResponseBuilder::from_message_request(request).build(metadata, &answers, [], [], []);
+        let response =
+            MessageResponseBuilder::from_message_request(request).build(metadata, &answers, [], [], []);
         reply.send_response(response).await.unwrap()
     }
 }

@@ -47,7 +47,8 @@ pub struct Ran {
 impl Ran {
     /// Runs a command to its end with no input.
     pub fn new(command: &mut Command) -> Self {
-        let output = command.stdin(Stdio::null()).output().unwrap_or_else(|cause| panic!("{command:?}: {cause}"));
+        let output =
+            command.stdin(Stdio::null()).output().unwrap_or_else(|cause| panic!("{command:?}: {cause}"));
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -93,6 +94,8 @@ impl Address {
 /// A home being prepared. Every host has users `bob` and `sender` beside `postmaster`, all in [`ME`].
 pub struct Setup {
     keep: Option<TempDir>,
+    /// Where the log goes: never on the disk under test.
+    logs: TempDir,
     home: PathBuf,
     fields: BTreeMap<&'static str, String>,
     env: Vec<(String, String)>,
@@ -128,14 +131,23 @@ impl Setup {
 
     /// A home that was initialised before.
     pub fn existing(home: impl Into<PathBuf>) -> Self {
-        let services = "{ \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"]), \"metrics\": metrics(listen: \"127.0.0.1:0\") }";
+        let services =
+            "{ \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"]), \"metrics\": metrics(listen: \"127.0.0.1:0\") }";
         let fields = [
             ("services", services.to_owned()),
             // Nothing answers here: a test that needs DNS says so.
             ("resolver", "(servers: [\"127.0.0.1:1\"], deadline: \"2s\")".to_owned()),
             ("grace", "\"10s\"".to_owned()),
         ];
-        Self { keep: None, home: home.into(), fields: fields.into(), env: Vec::new(), wrapper: Vec::new() }
+        let logs = tempfile::Builder::new().prefix("mailtree-log-").tempdir().unwrap();
+        Self {
+            keep: None,
+            logs,
+            home: home.into(),
+            fields: fields.into(),
+            env: Vec::new(),
+            wrapper: Vec::new(),
+        }
     }
 
     /// Sets a field of `host.ron`.
@@ -201,7 +213,10 @@ impl Setup {
         let mut words: Vec<std::ffi::OsString> = self.wrapper.iter().map(Into::into).collect();
         words.extend([binary().into_os_string(), "up".into(), "--home".into(), self.home.clone().into()]);
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).envs(self.env.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        command
+            .args(&words[1..])
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
         command
     }
 
@@ -215,7 +230,7 @@ impl Setup {
     /// Starts the host and waits for nothing.
     pub fn launch(self) -> Host {
         self.write();
-        let log = self.home.with_extension("log");
+        let log = self.logs.path().join("log");
         let child = spawn(&self, &log);
         Host { setup: self, log, child, address: Address::new(SocketAddr::from(([127, 0, 0, 1], 1))) }
     }

@@ -9,13 +9,16 @@ use crate::chance::Chance;
 ///
 /// Lines begin with dots and hold 8-bit text now and then: what transparency (RFC 5321 4.5.2) and 8BITMIME must carry.
 pub fn letter(name: &str, size: usize) -> String {
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let seed = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let mut chance = Chance::from_seed(seed);
     let mut text = format!("From: <sender@mx.test>\nSubject: letter {name}\nX-Letter: {name} {size}\n\n");
     let full = text.len() + size;
     while text.len() < full {
         let start = *chance.pick(&["", "", ".", "..", "Grüße ", "From "]);
-        writeln!(text, "{start}{:016x} {:016x} {:016x}", chance.bits(), chance.bits(), chance.bits()).unwrap();
+        writeln!(text, "{start}{:016x} {:016x} {:016x}", chance.bits(), chance.bits(), chance.bits())
+            .unwrap();
     }
     writeln!(text, "end of {name}").unwrap();
     text

@@ -13,6 +13,9 @@ use crate::letter::letter;
 use crate::smtp::Client;
 use crate::wait::{tick, wait_until};
 
+/// Forward-paths by the name of the letter.
+pub type Recipients = dyn Fn(&str) -> Vec<String> + Send + Sync;
+
 /// What is sent.
 #[derive(Clone)]
 pub struct Plan {
@@ -27,7 +30,7 @@ pub struct Plan {
     /// Reverse-path.
     pub from: String,
     /// The forward-paths of a letter.
-    pub to: Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>,
+    pub to: Arc<Recipients>,
 }
 
 impl Plan {
@@ -64,7 +67,10 @@ pub struct Load {
 impl Load {
     /// Starts the sessions; they look up the address anew for each connection, so that the host may restart.
     pub fn start(address: Address, plan: &Plan) -> Self {
-        let shared = Arc::new(Shared { waiting: Mutex::new(plan.names.iter().cloned().collect()), ..Default::default() });
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(plan.names.iter().cloned().collect()),
+            ..Default::default()
+        });
         let sessions = (0..plan.sessions)
             .map(|_| {
                 let (shared, address, plan) = (Arc::clone(&shared), address.clone(), plan.clone());
@@ -92,7 +98,14 @@ impl Load {
     /// Waits until all have been accepted.
     pub fn finish(self, limit: Duration) -> BTreeSet<String> {
         let shared = Arc::clone(&self.shared);
-        let state = || format!("{} of {} letters accepted; last refusals: {:?}", shared.accepted.lock().unwrap().len(), self.total, last(&shared));
+        let state = || {
+            format!(
+                "{} of {} letters accepted; last refusals: {:?}",
+                shared.accepted.lock().unwrap().len(),
+                self.total,
+                last(&shared)
+            )
+        };
         let start = std::time::Instant::now();
         while !self.is_finished() {
             assert!(start.elapsed() < limit, "after {limit:?} {}", state());

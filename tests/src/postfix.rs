@@ -101,7 +101,10 @@ fn dump(text: &str) -> Option<Dump> {
     let mut notes = Vec::new();
     let mut rest = String::new();
     for line in lines.by_ref() {
-        let note = line.starts_with("X-Client-") || line.starts_with("X-Helo-") || line.starts_with("X-Mail-") || line.starts_with("X-Rcpt-");
+        let note = line.starts_with("X-Client-")
+            || line.starts_with("X-Helo-")
+            || line.starts_with("X-Mail-")
+            || line.starts_with("X-Rcpt-");
         if note {
             notes.push(line.trim_end().to_owned());
         } else {

@@ -61,13 +61,18 @@ impl Metrics {
 
     /// The sum over all series of this name whose labels contain each of `labels` (`key="value"`).
     pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let fits = |series: &str| name_of(series) == name && labels.iter().all(|label| series.contains(label));
+        let fits =
+            |series: &str| name_of(series) == name && labels.iter().all(|label| series.contains(label));
         self.0.iter().filter(|(series, _)| fits(series)).map(|(_, value)| value).sum()
     }
 
     /// All series of this name.
     pub fn series(&self, name: &str) -> BTreeMap<&str, f64> {
-        self.0.iter().filter(|(series, _)| name_of(series) == name).map(|(series, value)| (series.as_str(), *value)).collect()
+        self.0
+            .iter()
+            .filter(|(series, _)| name_of(series) == name)
+            .map(|(series, value)| (series.as_str(), *value))
+            .collect()
     }
 }
 

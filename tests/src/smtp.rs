@@ -143,7 +143,10 @@ pub fn read_reply(stream: &mut impl BufRead) -> io::Result<Reply> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let Some(text) = line.strip_suffix(b"\r\n") else {
-            return Err(io::Error::other(format!("reply line does not end in CRLF: {:?}", String::from_utf8_lossy(&line))));
+            return Err(io::Error::other(format!(
+                "reply line does not end in CRLF: {:?}",
+                String::from_utf8_lossy(&line)
+            )));
         };
         let text = String::from_utf8_lossy(text).into_owned();
         let code = text.get(..3).and_then(|code| code.parse().ok());
@@ -172,9 +175,15 @@ pub fn play(address: SocketAddr, transcript: &str) {
             }
             Some(("S:", expected)) => {
                 let mut heard = String::new();
-                stream.read_line(&mut heard).unwrap_or_else(|cause| panic!("waiting for {expected:?}: {cause}"));
+                stream
+                    .read_line(&mut heard)
+                    .unwrap_or_else(|cause| panic!("waiting for {expected:?}: {cause}"));
                 let heard = heard.trim_end_matches(['\r', '\n']);
-                assert!(like(expected.trim_start(), heard), "expected {:?}, heard {heard:?}\n{transcript}", expected.trim_start());
+                assert!(
+                    like(expected.trim_start(), heard),
+                    "expected {:?}, heard {heard:?}\n{transcript}",
+                    expected.trim_start()
+                );
             }
             _ => panic!("not a line of a transcript: {line:?}"),
         }

@@ -215,7 +215,7 @@ impl Disk {
     /// When a directory cannot be read.
     pub fn survey(&self) -> io::Result<Vec<Surveyed>> {
         let mut messages = Vec::new();
-        for id in self.ids(Dir::Info, usize::MAX)? {
+        for id in self.preprocessed()? {
             match self.look(id) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => (),
@@ -252,6 +252,32 @@ impl Disk {
             remote: due(Channel::Remote)?,
             bouncing: self.exists(Dir::Bounce, id)?,
         }))
+    }
+
+    /// Ids with an `info` file.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn preprocessed(&self) -> io::Result<Vec<MessageId>> {
+        self.ids(Dir::Info, usize::MAX)
+    }
+
+    /// How many messages there are, in any state.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn count(&self) -> io::Result<usize> {
+        self.ids(Dir::Mess, usize::MAX).map(|ids| ids.len())
+    }
+
+    /// A message waiting for preprocessing: its envelope, when it was queued in Unix seconds, and its size.
+    ///
+    /// # Errors
+    /// When it does not wait, or its files cannot be read.
+    pub fn envelope(&self, id: MessageId) -> io::Result<(Envelope, u64, u64)> {
+        let envelope = Envelope::parse(&self.read(Dir::Todo, id)?).map_err(io::Error::other)?;
+        let mess = fs::metadata(self.mess(id))?;
+        Ok((envelope, unix(mess.modified()?), mess.len()))
     }
 
     /// Ids waiting for preprocessing.
@@ -591,7 +617,13 @@ impl Operation for Settle {
         if self.finished {
             disk.unlink(self.channel.dir(), self.id)?;
         } else {
-            let file = OpenOptions::new().write(true).open(disk.path(self.channel.dir(), self.id))?;
+            let path = disk.path(self.channel.dir(), self.id);
+            let file = match OpenOptions::new().write(true).open(path) {
+                Ok(file) => file,
+                // Another delivery was the last one and has finished the channel meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
             for offset in &self.done {
                 file.write_all_at(b"D", *offset)?;
             }

@@ -1,15 +1,15 @@
-//! Accepts connections at one address: waits for a client, then for a permit, then accepts.
+//! Accepts connections: waits for a permit, then for a client.
 //!
 //! Supervises nobody, because it waits; the sessions it starts are tcpserver's children.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use mailtree_protocols::reply::Refusal;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Shared;
@@ -23,13 +23,14 @@ const REST: Duration = Duration::from_millis(100);
 pub(super) struct Acceptor;
 
 pub(super) struct Arguments {
-    pub(super) listener: TcpListener,
+    pub(super) listeners: Vec<TcpListener>,
     pub(super) shared: Arc<Shared>,
     pub(super) tcpserver: ActorCell,
 }
 
 pub(super) struct State {
-    listener: AsyncFd<std::net::TcpListener>,
+    /// The one that accepted last is the last to be asked.
+    listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
     tcpserver: ActorCell,
 }
@@ -43,17 +44,15 @@ impl Actor for Acceptor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, myself: ActorRef<Turn>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { listener, shared, tcpserver } = arguments;
-        let listener = AsyncFd::with_interest(listener.into_std()?, Interest::READABLE)?;
+        let Arguments { listeners, shared, tcpserver } = arguments;
         myself.cast(Turn)?;
-        Ok(State { listener, shared, tcpserver })
+        Ok(State { listeners, shared, tcpserver })
     }
 
     async fn handle(&self, myself: ActorRef<Turn>, _: Turn, state: &mut State) -> Result<(), ActorProcessingErr> {
-        let permit = state.client_and_permit().await?;
-        match state.accept() {
-            Ok(Some(stream)) => state.serve(stream, permit).await?,
-            Ok(None) => (),
+        let permit = state.shared.permits.reserve().await;
+        match state.accept().await {
+            Ok(stream) => state.serve(stream, permit.begin()).await?,
             // The client has gone again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
             Err(error) if out_of_files(&error) => {
@@ -68,26 +67,19 @@ impl Actor for Acceptor {
 }
 
 impl State {
-    /// Waits until a client waits, then for a permit: a listener that nobody connects to holds none.
-    async fn client_and_permit(&self) -> io::Result<Permit> {
-        let mut ready = self.listener.readable().await?;
-        ready.retain_ready();
-        Ok(self.shared.permits.acquire().await)
-    }
-
-    fn accept(&self) -> io::Result<Option<TcpStream>> {
-        match self.listener.get_ref().accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Some)
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (at, accepted) = poll_fn(|cx| {
+            for (at, listener) in self.listeners.iter().enumerate() {
+                if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                    return Poll::Ready((at, accepted));
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Another acceptor took it, or the readiness was old.
-                drop(self.listener.try_io(Interest::READABLE, |_| Err::<(), _>(error)));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+            Poll::Pending
+        })
+        .await;
+        let asked = self.listeners.remove(at);
+        self.listeners.push(asked);
+        accepted.map(|(stream, _)| stream)
     }
 
     async fn serve(&self, stream: TcpStream, permit: Permit) -> Result<(), ActorProcessingErr> {

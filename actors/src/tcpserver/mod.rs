@@ -1,6 +1,6 @@
 //! tcpserver: listens, and has a session for each connection, within the limits.
 //!
-//! Owns: the permits of its service, one acceptor for each address. Children: acceptors and sessions. Dies when: a port
+//! Owns: the permits of its service. Children: the acceptor and the sessions. Dies when: a port
 //! cannot be bound. After a restart: sessions of the old one are gone, clients waiting in the backlog are served.
 
 mod acceptor;
@@ -20,9 +20,6 @@ use crate::permit::{PerAddress, Permits};
 use crate::service::{Control, StartError};
 use acceptor::Acceptor;
 pub use connection::{Connection, End};
-
-/// Time that sessions have to say goodbye when the service stops.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Starts a session for a connection, as a child of the cell.
 pub type StartSession =
@@ -48,6 +45,8 @@ pub struct Arguments {
     pub sockets: Sockets,
     /// What is done with a connection.
     pub start: StartSession,
+    /// Time that sessions have to say goodbye when the service stops.
+    pub goodbye: Duration,
 }
 
 impl Arguments {
@@ -68,7 +67,7 @@ pub(crate) struct Shared {
 pub struct State {
     shared: Arc<Shared>,
     stopping: watch::Sender<bool>,
-    acceptors: Vec<ActorCell>,
+    acceptor: Option<ActorCell>,
     paused: bool,
 }
 
@@ -104,7 +103,7 @@ impl Actor for Tcpserver {
             arguments,
         };
         myself.cast(Message::Accept)?;
-        Ok(State { shared: Arc::new(shared), stopping, acceptors: Vec::new(), paused: false })
+        Ok(State { shared: Arc::new(shared), stopping, acceptor: None, paused: false })
     }
 
     async fn handle(
@@ -117,9 +116,7 @@ impl Actor for Tcpserver {
             Message::Accept if !state.paused => state.accept(&myself).await?,
             Message::Control(Control::Pause) => {
                 state.paused = true;
-                for acceptor in state.acceptors.drain(..) {
-                    acceptor.kill();
-                }
+                state.stop_accepting();
             }
             Message::Control(Control::Continue) => {
                 state.paused = false;
@@ -145,9 +142,8 @@ impl Actor for Tcpserver {
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
-        let before = state.acceptors.len();
-        state.acceptors.retain(|acceptor| acceptor.get_id() != ended.get_id());
-        if state.acceptors.len() < before {
+        if state.acceptor.as_ref().is_some_and(|acceptor| acceptor.get_id() == ended.get_id()) {
+            state.acceptor = None;
             myself.cast(Message::Accept)?;
         }
         Ok(())
@@ -155,42 +151,42 @@ impl Actor for Tcpserver {
 
     async fn post_stop(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.shared.arguments.sockets.close(&state.shared.arguments.service);
-        for acceptor in state.acceptors.drain(..) {
-            acceptor.kill();
-        }
+        state.stop_accepting();
         // Sessions say 421 at their next turn; those that do not are killed with us.
-        drop(state.stopping.send(true));
+        state.stopping.send_replace(true);
         let cell = myself.get_cell();
         let all_gone = async {
             for session in cell.get_children() {
                 drop(session.wait(None).await);
             }
         };
-        drop(tokio::time::timeout(GOODBYE, all_gone).await);
+        drop(tokio::time::timeout(state.shared.arguments.goodbye, all_gone).await);
         Ok(())
     }
 }
 
 impl State {
-    /// Starts the acceptors that are missing.
+    /// Starts an acceptor, unless there is one.
     async fn accept(&mut self, myself: &ActorRef<Message>) -> Result<(), ActorProcessingErr> {
-        if !self.acceptors.is_empty() {
-            // One died, or several: begin anew, so that there is exactly one for each address.
-            for acceptor in self.acceptors.drain(..) {
-                acceptor.kill();
-            }
+        if self.acceptor.is_some() {
+            return Ok(());
         }
-        let Shared { arguments, .. } = &*self.shared;
-        for address in &arguments.listen {
-            let listener = arguments.sockets.listen(&arguments.service, *address).map_err(Box::<StartError>::new)?;
-            let arguments = acceptor::Arguments {
-                listener,
-                shared: Arc::clone(&self.shared),
-                tcpserver: myself.get_cell(),
-            };
-            let (acceptor, _) = Actor::spawn_linked(None, Acceptor, arguments, myself.get_cell()).await?;
-            self.acceptors.push(acceptor.get_cell());
-        }
+        let Arguments { listen, service, sockets, .. } = &self.shared.arguments;
+        let listeners: Result<Vec<_>, StartError> =
+            listen.iter().map(|address| sockets.listen(service, *address)).collect();
+        let arguments = acceptor::Arguments {
+            listeners: listeners?,
+            shared: Arc::clone(&self.shared),
+            tcpserver: myself.get_cell(),
+        };
+        let (acceptor, _) = Actor::spawn_linked(None, Acceptor, arguments, myself.get_cell()).await?;
+        self.acceptor = Some(acceptor.get_cell());
         Ok(())
+    }
+
+    fn stop_accepting(&mut self) {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.kill();
+        }
     }
 }

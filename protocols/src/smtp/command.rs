@@ -64,10 +64,17 @@ fn mail(argument: &[u8]) -> Result<Mail, Refusal> {
             _ => return Err(Refusal::syntax()),
         }
     }
-    if !mail.reverse_path.is_ascii() && !(mail.smtputf8 && std::str::from_utf8(&mail.reverse_path).is_ok()) {
-        return Err(Refusal::address_not_ascii());
-    }
+    allowed(&mail.reverse_path, mail.smtputf8)?;
     Ok(mail)
+}
+
+/// RFC 6531 3.5: beyond ASCII only with SMTPUTF8, and then UTF-8.
+pub(super) fn allowed(path: &[u8], smtputf8: bool) -> Result<(), Refusal> {
+    if path.is_ascii() || smtputf8 && std::str::from_utf8(path).is_ok() {
+        Ok(())
+    } else {
+        Err(Refusal::address_not_ascii())
+    }
 }
 
 fn rcpt(argument: &[u8]) -> Result<Vec<u8>, Refusal> {

@@ -306,10 +306,7 @@ impl Session {
     fn rcpt(&mut self, forward_path: Vec<u8>) -> Result<(), Refusal> {
         let mut forward_path = self.with_localiphost(forward_path);
         let transaction = self.transaction.as_mut().ok_or_else(Refusal::mail_first)?;
-        let utf8 = transaction.smtputf8 && std::str::from_utf8(&forward_path).is_ok();
-        if !forward_path.is_ascii() && !utf8 {
-            return Err(Refusal::address_not_ascii());
-        }
+        command::allowed(&forward_path, transaction.smtputf8)?;
         if transaction.badmailfrom {
             return Err(Refusal::badmailfrom());
         }
@@ -336,15 +333,16 @@ impl Session {
         }
     }
 
-    /// Answers with a refusal; errors of the client are counted, and one too many ends the session.
+    /// Answers with a refusal; 421 ends the session (RFC 5321 3.8), and so does one error of the client too many.
     fn refuse(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
-        if refusal.is_client_error() {
-            self.errors = self.errors.saturating_add(1);
-            if self.errors > MAX_ERRORS {
-                return self.close(&Refusal::too_many_errors(), out);
-            }
+        self.errors = self.errors.saturating_add(u32::from(refusal.is_client_error()));
+        if refusal.code() == 421 {
+            self.close(refusal, out);
+        } else if refusal.is_client_error() && self.errors > MAX_ERRORS {
+            self.close(&Refusal::too_many_errors(), out);
+        } else {
+            refusal.write(self.extended, out);
         }
-        refusal.write(self.extended, out);
     }
 
     /// The driver refused the message: the transaction is over, and after 421 the session too (RFC 5321 3.8).

@@ -98,8 +98,11 @@ impl Host {
     }
 
     pub(crate) fn messages(&self) -> Vec<&[u8]> {
-        let message = |event| if let &Event::Commit(ref body) = event { Some(body.as_slice()) } else { None };
-        self.events.iter().filter_map(message).collect()
+        let messages = self.events.iter().filter_map(|event| match event {
+            Event::Commit(body) => Some(body.as_slice()),
+            Event::Open { .. } | Event::Discard | Event::Close => None,
+        });
+        messages.collect()
     }
 
     /// The last reply, without CRLF.

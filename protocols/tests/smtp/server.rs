@@ -1,5 +1,7 @@
 //! qmail-smtpd's side.
 
+use std::sync::Arc;
+
 use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::{MAX_CHUNK, MAX_ERRORS, MAX_LINE, MAX_REPLIES, Policy};
 use proptest::prelude::*;
@@ -196,6 +198,15 @@ fn recipients() {
             }
         }
     }
+}
+
+#[test]
+fn rcpthosts_that_cannot_be_read_end_the_session() {
+    let mut host =
+        Host::new(Policy { rcpthosts: Arc::new(|_| Err(Refusal::controls())), ..policy() }, ACCEPT);
+    host.feed(b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\n");
+    assert_eq!(host.last_reply(), "421 4.3.0 unable to read controls (#4.3.0)");
+    assert_eq!(host.events, [Event::Close]);
 }
 
 #[test]

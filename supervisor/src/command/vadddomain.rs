@@ -65,7 +65,8 @@ fn add(
         Some(address) => Unknown::Forward(forward(address, &domain)?),
     };
     let (password, random) = args.password.choose(args.given.as_deref())?;
-    let new = NewDomain { name: domain.clone(), dir: args.dir.clone(), uid: args.uid, gid: args.gid, unknown };
+    let new =
+        NewDomain { name: domain.clone(), dir: args.dir.clone(), uid: args.uid, gid: args.gid, unknown };
     let postmaster = NewUser {
         name: "postmaster".to_owned(),
         domain,
@@ -93,4 +94,57 @@ fn forward(address: &str, domain: &str) -> Result<String, Failure> {
         return Err(Failure::permanent("invalid email character"));
     }
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
+
+    use super::*;
+    use crate::command::init::{Options, initialise};
+
+    fn parse(arguments: &[&str]) -> Args {
+        let command = Args::augment_args(Command::new("vadddomain"));
+        command.clone().debug_assert();
+        let words = ["vadddomain"].iter().chain(arguments);
+        Args::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_postmaster_is_there_before_mail_is_accepted() {
+        let home = tempfile::tempdir().unwrap();
+        initialise(home.path(), &Options { me: Some("m.example".to_owned()), ..Options::default() }).unwrap();
+        let read = |file: &str| std::fs::read_to_string(home.path().join(file)).unwrap();
+        let mut told = false;
+        let random = add(home.path(), &parse(&["-e", "boss", "V.example", "secret"]), || {
+            told = true;
+            assert!(read("domains/v.example/vpasswd").starts_with("postmaster:$6$"));
+            assert!(!read("control/rcpthosts").contains("v.example"));
+            Ok(())
+        });
+        assert_eq!((random.unwrap(), told), (None, true));
+        assert!(read("control/rcpthosts").contains("v.example"));
+        assert!(read("domains/v.example/.qmail-default").ends_with("'' boss@v.example\n"));
+    }
+
+    #[test]
+    fn what_a_shell_would_read_otherwise_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        initialise(home.path(), &Options { me: Some("m.example".to_owned()), ..Options::default() }).unwrap();
+        for address in ["a; rm -rf /", "$(x)", "a b", "@v.example", "a@", "a@b@", "`x`@v.example", "a\nb"] {
+            let failure =
+                add(home.path(), &parse(&["-e", address, "v.example", "secret"]), || Ok(())).unwrap_err();
+            assert!(failure.is_permanent(), "{address}");
+        }
+        for (arguments, expected) in [
+            (&["v.example", ""][..], "this password is not allowed"),
+            (&["v/example", "secret"], "Invalid domain name"),
+            (&["m.example", "secret"], "Domain already exists"),
+            (&["-q", "a:b", "v.example", "secret"], "quota `a:b` is not allowed"),
+        ] {
+            let failure = add(home.path(), &parse(arguments), || Ok(())).unwrap_err();
+            assert!(failure.to_string().starts_with(expected), "{failure}");
+        }
+        assert!(!home.path().join("domains/v.example").exists());
+    }
 }

@@ -49,7 +49,9 @@ impl Password {
     pub(super) fn choose(&self, given: Option<&str>) -> Result<(String, Option<String>), Failure> {
         if let Some(length) = self.random {
             if !(8..=PASSWORD_MAX).contains(&length) {
-                return Err(Failure::permanent(format!("-r{length} is not allowed; allowed: 8 to {PASSWORD_MAX}")));
+                return Err(Failure::permanent(format!(
+                    "-r{length} is not allowed; allowed: 8 to {PASSWORD_MAX}"
+                )));
             }
             let password = password::random(length);
             return Ok((password.clone(), Some(password)));
@@ -67,7 +69,9 @@ impl Password {
 fn typed() -> Result<String, Failure> {
     let input = io::stdin();
     if input.is_terminal() {
-        return Err(Failure::permanent("no password; allowed: as an argument, on standard input, or -r for one chosen by chance"));
+        return Err(Failure::permanent(
+            "no password; allowed: as an argument, on standard input, or -r for one chosen by chance",
+        ));
     }
     let mut line = String::new();
     let limit = PASSWORD_MAX as u64 + 2;
@@ -109,8 +113,10 @@ pub(super) fn bad(failure: &Failure) -> ExitCode {
 
 fn add(home: &Path, args: &Args) -> Result<Option<String>, Failure> {
     let paths = Host::load(home)?.paths();
-    let (name, domain) =
-        args.address.rsplit_once('@').ok_or_else(|| Failure::permanent("the user is not allowed; allowed: user@domain"))?;
+    let (name, domain) = args
+        .address
+        .rsplit_once('@')
+        .ok_or_else(|| Failure::permanent("the user is not allowed; allowed: user@domain"))?;
     let (password, random) = match (&args.encrypted, args.none) {
         (Some(hash), _) => (encrypted(hash)?, None),
         // No password has this hash.
@@ -134,7 +140,82 @@ fn add(home: &Path, args: &Args) -> Result<Option<String>, Failure> {
 fn encrypted(hash: &str) -> Result<String, Failure> {
     let fits = (13..=256).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_graphic() && b != b':');
     if !fits {
-        return Err(Failure::permanent("-e: not a hash; allowed: 13 to 256 visible characters without colons"));
+        return Err(Failure::permanent(
+            "-e: not a hash; allowed: 13 to 256 visible characters without colons",
+        ));
     }
     Ok(hash.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches};
+    use mailtree_protocols::cdb::Cdb;
+    use mailtree_protocols::vpasswd;
+    use sha_crypt::{PasswordHash, PasswordVerifier, ShaCrypt};
+
+    use super::*;
+    use crate::command::init::{Options, initialise};
+
+    fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
+        let command = Args::augment_args(Command::new("vadduser"));
+        command.clone().debug_assert();
+        let words = ["vadduser"].iter().chain(arguments).map(OsString::from);
+        Args::from_arg_matches(&command.try_get_matches_from(classic(words))?)
+    }
+
+    #[test]
+    fn passwords_given_chosen_hashed_and_none() {
+        let home = tempfile::tempdir().unwrap();
+        initialise(home.path(), &Options { me: Some("m.example".to_owned()), ..Options::default() }).unwrap();
+        let hash = password::hash("old").unwrap();
+        for (name, arguments, expected) in [
+            ("a", &["-q", "1000S", "-c", "An A", "a@m.example", "secret"][..], Some("secret")),
+            ("b", &["-r", "b@m.example"], None),
+            ("c", &["-r12", "c@m.example"], None),
+            ("d", &["-e", &hash, "d@m.example"], Some("old")),
+            ("e", &["-n", "e@m.example"], None),
+        ] {
+            let random = add(home.path(), &parse(arguments).unwrap()).unwrap();
+            let bytes = std::fs::read(home.path().join("domains/m.example/vpasswd.cdb")).unwrap();
+            let entry = vpasswd::lookup(&Cdb::new(bytes).unwrap(), name.as_bytes()).unwrap().unwrap();
+            let stored = std::str::from_utf8(&entry.password).unwrap();
+            match expected.map(str::to_owned).or(random.clone()) {
+                Some(password) => ShaCrypt::default()
+                    .verify_password(password.as_bytes(), &PasswordHash::new(stored).unwrap())
+                    .unwrap(),
+                None => assert_eq!((stored, name), ("*", "e")),
+            }
+            let length = random.map(|random| random.len());
+            assert_eq!(
+                length,
+                match name {
+                    "b" => Some(password::LENGTH),
+                    "c" => Some(12),
+                    _ => None,
+                }
+            );
+            if name == "a" {
+                assert_eq!((entry.quota.as_slice(), entry.gecos.as_slice()), (&b"1000S"[..], &b"An A"[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_that_are_refused() {
+        for arguments in [&[][..], &["-r", "-n", "a@b"], &["-e", "x", "a@b", "pw"], &["a@b", "pw", "more"]] {
+            assert!(parse(arguments).is_err(), "{arguments:?}");
+        }
+        let home = tempfile::tempdir().unwrap();
+        initialise(home.path(), &Options { me: Some("m.example".to_owned()), ..Options::default() }).unwrap();
+        for arguments in
+            [&["a", "pw"][..], &["-r3", "a@m.example"], &["-e", "a:b", "a@m.example"], &["a@m.example", ""]]
+        {
+            assert!(
+                add(home.path(), &parse(arguments).unwrap()).unwrap_err().is_permanent(),
+                "{arguments:?}"
+            );
+        }
+        assert!(!home.path().join("domains/m.example/a").exists());
+    }
 }

@@ -15,7 +15,7 @@ use mailtree_protocols::svc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::{MAX_REQUEST, Reply, Request, SOCKET, ShortPath, run_dir};
@@ -60,7 +60,8 @@ struct Arguments {
 
 /// The accept loop owns the connections, and this owns the accept loop: all end with it.
 struct State {
-    _accept: JoinSet<()>,
+    accept: JoinSet<()>,
+    stop: Arc<Notify>,
 }
 
 enum Message {
@@ -84,12 +85,13 @@ impl Actor for Control {
             StartError::Temporary(format!("unable to bind {}: {error}", run.join(SOCKET).display()))
         })?;
         let mut accept = JoinSet::new();
-        let ended = Ended(myself);
+        let stop = Arc::new(Notify::new());
+        let (ended, stopped) = (Ended(myself), Arc::clone(&stop));
         accept.spawn(async move {
-            serve(listener, tree, queue).await;
+            serve(listener, &stopped, tree, queue).await;
             drop(ended);
         });
-        Ok(State { _accept: accept })
+        Ok(State { accept, stop })
     }
 
     async fn handle(
@@ -101,6 +103,13 @@ impl Actor for Control {
         match message {
             Message::Ended => Err("the control socket's accept loop ended".into()),
         }
+    }
+
+    /// `svc -t control` is answered before its own connection ends.
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.stop.notify_one();
+        while state.accept.join_next().await.is_some() {}
+        Ok(())
     }
 }
 
@@ -132,14 +141,25 @@ fn bind(run: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(listener: UnixListener, tree: Tree, queue: Queue) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+/// Serves until told to stop; then nobody new, and those within to their end.
+async fn serve(listener: UnixListener, stop: &Notify, tree: Tree, queue: Queue) {
     let mut connections = JoinSet::new();
+    let accept = accept(&listener, &mut connections, &tree, &queue);
+    tokio::select! {
+        () = stop.notified() => {}
+        () = accept => {}
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: &Tree, queue: &Queue) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (tree, queue) = (tree.clone(), Arc::clone(&queue));
+                let (tree, queue) = (tree.clone(), Arc::clone(queue));
                 connections.spawn(async move {
                     if let Err(error) = converse(stream, &tree, &queue).await {
                         tracing::debug!(%error, "control connection failed");

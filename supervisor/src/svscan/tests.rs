@@ -53,6 +53,8 @@ enum Word {
     Fail,
     Panic,
     Stop,
+    /// Has a child.
+    Bear,
     /// Does not come back from its handler.
     Hang,
 }
@@ -142,6 +144,9 @@ impl Actor for Body {
             Word::Fail => return Err("handler\nfailed".into()),
             Word::Panic => panic!("handler panicked"),
             Word::Stop => myself.stop(None),
+            Word::Bear => {
+                Self::spawn_linked(None, Self(Fate::Lives), Arc::clone(&life.0), myself.get_cell()).await?;
+            }
             Word::Hang => {
                 life.0.diary.write(life.0.name, "hangs");
                 std::future::pending::<()>().await;
@@ -254,8 +259,11 @@ async fn svc(tree: &Tree, letters: &str, name: &str) {
 }
 
 #[test]
-fn a_panic_unwinds() {
-    assert!(cfg!(panic = "unwind"), "supervision needs panic = \"unwind\"");
+fn no_profile_aborts_on_panic() {
+    // Tests are always built to unwind: for the host itself the profiles speak, and the compile_error of supervise.
+    let manifest = include_str!("../../../Cargo.toml");
+    let panics: Vec<_> = manifest.lines().filter(|line| line.starts_with("panic")).collect();
+    assert_eq!(panics, ["panic = \"unwind\""]);
 }
 
 #[tokio::test]
@@ -488,6 +496,32 @@ async fn chaos_needs_permission() {
     let _ended = tree.grow(vec![probe.spec()], Options { limits: limits(), chaos: false }).await.unwrap();
     assert_eq!(tree.chaos("probe", false).await, Ok(Err(Refusal::NoChaos)));
     assert_eq!(tree.chaos("probe", true).await, Ok(Err(Refusal::NoChaos)));
+}
+
+#[tokio::test]
+async fn chaos_reaches_children_of_the_service() {
+    let probe = Probe::new("probe", |_| Fate::Lives);
+    let (tree, _ended) = grow(&[&probe]).await;
+    let (mut roots, mut children) = (0, 0);
+    while roots == 0 || children == 0 {
+        assert!(roots + children < 200, "{roots} services and {children} children killed");
+        is(&tree, "probe", Phase::Up).await;
+        if probe.living.load(SeqCst) == 1 {
+            assert!(probe.wire.cast(Word::Bear));
+        }
+        wait_until("it has a child", async || probe.living.load(SeqCst) == 2).await;
+        let (starts, root) = (probe.starts(), probe.wire.actor().unwrap().get_id().to_string());
+        let victim = tree.chaos("probe", false).await.unwrap().unwrap();
+        if victim == root {
+            roots += 1;
+            probe.has_started(starts + 1).await;
+            wait_until("a new one lives", async || probe.living.load(SeqCst) == 1).await;
+        } else {
+            children += 1;
+            wait_until("the child is dead", async || probe.living.load(SeqCst) == 1).await;
+            assert_eq!(probe.starts(), starts);
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,269 @@
+//! What to do for a local address, as users/assign, `.qmail` files and vpasswd say. Reads files, changes nothing.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
+use mailtree_protocols::report::Report;
+use mailtree_protocols::vpasswd::{self, flag};
+use mailtree_protocols::{address, assign};
+
+use super::State;
+
+/// Largest `.qmail` file, in bytes.
+const MAX_DOTQMAIL: u64 = 256 * 1024;
+
+/// Longest header that is searched for a loop, in bytes.
+const MAX_HEADER: u64 = 1024 * 1024;
+
+/// What is to be done, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The address in Delivered-To.
+    pub(super) delivered_to: Vec<u8>,
+    /// Maildirs that get the message.
+    pub(super) maildirs: Vec<PathBuf>,
+    /// Addresses that get it, all in one message.
+    pub(super) forwards: Vec<Vec<u8>>,
+    /// Counts of what `.qmail` asked for: files, forwards, programs.
+    pub(super) did: (usize, usize, usize),
+}
+
+/// Whose delivery it is.
+struct Home {
+    dir: PathBuf,
+    dash: Vec<u8>,
+    ext: Vec<u8>,
+}
+
+/// The plan for `recipient` and the message in `mess`, or the report that ends the delivery at once.
+pub(super) fn plan(state: &State, recipient: &[u8], mess: &Path) -> Result<Plan, Report> {
+    let (local, host) = address::split(recipient);
+    let host = host.unwrap_or_default();
+    let home = home(state, local)?;
+    check_home(&home.dir)?;
+    let mut plan = Plan { delivered_to: one_line(recipient), ..Plan::default() };
+    let instructions = dotqmail(state, &home)?;
+    // For a virtual user Delivered-To is the address the sender wrote.
+    if instructions.iter().any(|one| matches!(one, Instruction::Vdelivermail(_))) {
+        plan.delivered_to = one_line(&[&home.ext.to_ascii_lowercase(), &b"@"[..], host].concat());
+    }
+    if is_looping(mess, &plan.delivered_to).map_err(unreadable_mess)? {
+        return Err(Report::failure("This message is looping: it already has my Delivered-To line. (#5.4.6)\n"));
+    }
+    for instruction in instructions {
+        match instruction {
+            Instruction::Vdelivermail(unknown) => {
+                plan.did.2 += 1;
+                vdelivermail(state, &home, host, unknown, &mut plan)?;
+            }
+            other => obey(&home.dir, other, &mut plan)?,
+        }
+    }
+    Ok(plan)
+}
+
+fn home(state: &State, local: &[u8]) -> Result<Home, Report> {
+    let trouble = |_| Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n");
+    let users = state.cdb_files.open(&state.arguments.users_cdb).map_err(|error| {
+        tracing::error!("alert: unable to read users/cdb: {error}");
+        trouble(())
+    })?;
+    let controlled = match users {
+        Some(users) => assign::lookup(&users, local).map_err(|error| {
+            tracing::error!("alert: users/cdb: {error}");
+            trouble(())
+        })?,
+        None => None,
+    };
+    Ok(match controlled {
+        Some(found) => {
+            if found.uid == 0 {
+                return Err(Report::failure("Not allowed to perform deliveries as root.\n"));
+            }
+            Home { dir: path(&found.home), dash: found.dash, ext: found.ext }
+        }
+        None => Home { dir: state.arguments.alias.clone(), dash: b"-".to_vec(), ext: local.to_vec() },
+    })
+}
+
+fn check_home(home: &Path) -> Result<(), Report> {
+    let mode = match fs::metadata(home) {
+        Ok(meta) => meta.permissions().mode(),
+        Err(error) => {
+            return Err(Report::deferral(format!("Unable to switch to {}: {error}. (#4.3.0)\n", home.display())));
+        }
+    };
+    if mode & 0o002 != 0 {
+        return Err(Report::deferral("Uh-oh: home directory is writable. (#4.7.0)\n"));
+    }
+    if mode & 0o1000 != 0 {
+        return Err(Report::deferral("Home directory is sticky: user is editing his .qmail file. (#4.2.1)\n"));
+    }
+    Ok(())
+}
+
+/// The instructions of the first `.qmail` file that exists for the address.
+fn dotqmail(state: &State, home: &Home) -> Result<Vec<Instruction>, Report> {
+    for candidate in dotqmail::candidates(&home.dash, &home.ext) {
+        if let Some(instructions) = read_dotqmail(&home.dir.join(OsStr::from_bytes(&candidate.file)))? {
+            return Ok(instructions.unwrap_or_else(|| default_delivery(state)));
+        }
+    }
+    if home.dash.is_empty() {
+        return Ok(default_delivery(state));
+    }
+    Err(no_mailbox())
+}
+
+fn default_delivery(state: &State) -> Vec<Instruction> {
+    vec![Instruction::Maildir(state.arguments.defaultdelivery.clone().into_bytes())]
+}
+
+fn no_mailbox() -> Report {
+    Report::failure("Sorry, no mailbox here by that name. (#5.1.1)\n")
+}
+
+/// The lines of a `.qmail` file: `None` if there is no such file, `Some(None)` if it is empty.
+#[allow(clippy::option_option)]
+fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report> {
+    let trouble = |error: io::Error| {
+        Report::deferral(format!("Unable to read {}: {error}. (#4.3.0)\n", path.display()))
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(trouble(error)),
+    };
+    let meta = file.metadata().map_err(trouble)?;
+    let mode = meta.permissions().mode();
+    if mode & 0o002 != 0 {
+        return Err(Report::deferral("Uh-oh: .qmail file is writable. (#4.7.0)\n"));
+    }
+    if meta.len() > MAX_DOTQMAIL {
+        return Err(Report::deferral(format!("Uh-oh: .qmail file is larger than {MAX_DOTQMAIL} bytes. (#4.7.0)\n")));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_DOTQMAIL).read_to_end(&mut text).map_err(trouble)?;
+    if text.is_empty() {
+        return Ok(Some(None));
+    }
+    let instructions = dotqmail::parse(&text).map_err(|error| Report::deferral(format!("{error}\n")))?;
+    let to_files = |one: &Instruction| matches!(one, Instruction::Maildir(_) | Instruction::Mbox(_));
+    if mode & 0o100 != 0 && instructions.iter().any(to_files) {
+        return Err(Report::deferral("Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)\n"));
+    }
+    Ok(Some(Some(instructions)))
+}
+
+fn obey(home: &Path, instruction: Instruction, plan: &mut Plan) -> Result<(), Report> {
+    match instruction {
+        Instruction::Maildir(dir) => {
+            plan.did.0 += 1;
+            plan.maildirs.push(home.join(path(&dir)));
+        }
+        Instruction::Forward(to) => {
+            plan.did.1 += 1;
+            plan.forwards.push(to);
+        }
+        Instruction::Mbox(_) => {
+            return Err(Report::deferral("This host does not deliver to mbox files yet. (#4.3.5)\n"));
+        }
+        Instruction::Program(_) => {
+            return Err(Report::deferral("This host does not run programs from .qmail files yet. (#4.3.5)\n"));
+        }
+        Instruction::Vdelivermail(_) => {
+            return Err(Report::deferral("Uh-oh: a user's .qmail file calls vdelivermail. (#4.3.5)\n"));
+        }
+    }
+    Ok(())
+}
+
+/// vpopmail's delivery: the domain's users, then what the domain does with everybody else.
+fn vdelivermail(
+    state: &State,
+    home: &Home,
+    host: &[u8],
+    unknown: UnknownUser,
+    plan: &mut Plan,
+) -> Result<(), Report> {
+    let user = home.ext.to_ascii_lowercase();
+    let trouble = |error: &dyn std::fmt::Display| {
+        tracing::error!("alert: unable to read {}/vpasswd.cdb: {error}", home.dir.display());
+        Report::deferral("Trouble reading vpasswd.cdb in vdelivermail. (#4.3.0)\n")
+    };
+    let users = state.cdb_files.open(&home.dir.join("vpasswd.cdb")).map_err(|error| trouble(&error))?;
+    let Some(users) = users else { return Err(trouble(&"no such file")) };
+    let Some(entry) = vpasswd::lookup(&users, &user).map_err(|error| trouble(&error))? else {
+        match unknown {
+            UnknownUser::Bounce => return Err(no_mailbox()),
+            UnknownUser::Delete => (),
+            UnknownUser::Forward(to) => plan.forwards.push(to),
+            UnknownUser::Directory(dir) => {
+                let dir = path(&dir);
+                let is_maildir = dir.join("new").is_dir();
+                plan.maildirs.push(if is_maildir { dir } else { dir.join("Maildir") });
+            }
+        }
+        return Ok(());
+    };
+    if entry.flags & flag::BOUNCE != 0 {
+        let address = String::from_utf8_lossy(&[&user, &b"@"[..], host].concat()).into_owned();
+        return Err(Report::failure(format!("vdelivermail: account is locked email bounced {address}\n")));
+    }
+    let dir = path(&entry.dir);
+    match read_dotqmail(&dir.join(".qmail"))? {
+        Some(Some(lines)) if !lines.is_empty() => {
+            let before = plan.did;
+            for line in lines {
+                obey(&dir, line, plan)?;
+            }
+            // In the log all of this is vdelivermail, one program.
+            plan.did = before;
+        }
+        _ => plan.maildirs.push(dir.join("Maildir")),
+    }
+    Ok(())
+}
+
+/// Whether the message's header says that it was delivered to this address before.
+fn is_looping(mess: &Path, delivered_to: &[u8]) -> io::Result<bool> {
+    let mut lines = BufReader::new(File::open(mess)?.take(MAX_HEADER));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if lines.read_until(b'\n', &mut line)? == 0 {
+            return Ok(false);
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if text.is_empty() {
+            return Ok(false);
+        }
+        if let Some((name, value)) = text.split_at_checked(13)
+            && name.eq_ignore_ascii_case(b"Delivered-To:")
+            && value.trim_ascii() == delivered_to
+        {
+            return Ok(true);
+        }
+    }
+}
+
+pub(super) fn unreadable_mess(error: io::Error) -> Report {
+    tracing::error!("alert: unable to read a message: {error}");
+    Report::deferral("Unable to read message. (#4.3.0)\n")
+}
+
+/// An address on a header line.
+pub(super) fn one_line(address: &[u8]) -> Vec<u8> {
+    address.iter().map(|byte| if byte.is_ascii_control() { b'_' } else { *byte }).collect()
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}

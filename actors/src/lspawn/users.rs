@@ -1,0 +1,56 @@
+//! cdb files that are asked again and again: kept in memory until they change on disk.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mailtree_protocols::cdb::Cdb;
+
+/// Largest file that is read, in bytes.
+const MAX_SIZE: u64 = 256 * 1024 * 1024;
+
+/// Files kept; beyond that all are forgotten.
+const MAX_FILES: usize = 1000;
+
+/// What tells one version of a file from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Version(u64, u64, i64, i64);
+
+type Kept = HashMap<PathBuf, (Version, Arc<Cdb<Vec<u8>>>)>;
+
+/// The files.
+#[derive(Clone, Default)]
+pub(super) struct CdbFiles(Arc<Mutex<Kept>>);
+
+impl CdbFiles {
+    /// The file as it is now; none if it does not exist.
+    pub(super) fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let meta = file.metadata()?;
+        let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+        if let Some((kept, cdb)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path)
+            && *kept == version
+        {
+            return Ok(Some(Arc::clone(cdb)));
+        }
+        if meta.len() > MAX_SIZE {
+            return Err(io::Error::other(format!("{} is larger than {MAX_SIZE} bytes", path.display())));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_SIZE).read_to_end(&mut bytes)?;
+        let cdb = Arc::new(Cdb::new(bytes).map_err(io::Error::other)?);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_FILES {
+            kept.clear();
+        }
+        kept.insert(path.to_owned(), (version, Arc::clone(&cdb)));
+        Ok(Some(cdb))
+    }
+}

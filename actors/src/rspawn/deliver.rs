@@ -1,0 +1,211 @@
+//! qmail-remote: one transaction with another host. The dialogue is `protocols::smtp::client`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mailtree_config::control::Remote as Controls;
+use mailtree_protocols::address;
+use mailtree_protocols::report::Report;
+use mailtree_protocols::smtp::client::{Client, DataError, Mail, Outcome, Want};
+use mailtree_protocols::smtp::stuff::DotStuffer;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::State;
+use super::exchangers::addresses;
+use super::mess::{Shape, shape};
+use crate::qmail_send::Delivery;
+
+/// Bytes read and written at once.
+const CHUNK: usize = 64 * 1024;
+
+/// The worker.
+pub(super) struct Remote;
+
+/// Its only message: begin.
+pub(super) struct Begin;
+
+impl Actor for Remote {
+    type Msg = Begin;
+    type State = Option<(State, Delivery)>;
+    type Arguments = (State, Delivery);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Begin>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        myself.cast(Begin)?;
+        Ok(Some(arguments))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Begin>,
+        _: Begin,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some((state, delivery)) = state.take() {
+            let count = delivery.recipients.len();
+            let reports = match deliver(&state, &delivery).await {
+                Ok(outcome) => (0..count).map_while(|recipient| outcome.report(recipient)).collect(),
+                Err(report) => vec![report; count],
+            };
+            // Before the report: whoever hears it may begin the next incarnation.
+            drop(delivery.running);
+            delivery.report.send(reports);
+        }
+        myself.stop(None);
+        Ok(())
+    }
+}
+
+async fn deliver(state: &State, delivery: &Delivery) -> Result<Outcome, Report> {
+    let controls = state.arguments.controls.remote().map_err(|error| {
+        tracing::error!("alert: unable to read controls: {error}");
+        Report::deferral("Unable to read control files. (#4.3.0)\n")
+    })?;
+    let domain = delivery.recipients.first().and_then(|recipient| address::split(recipient).1);
+    let domain = domain.ok_or_else(|| Report::failure("Sorry, address must include host name. (#5.1.3)\n"))?;
+    let (ips, port) = addresses(&state.arguments.resolver, domain, &delivery.route).await?;
+    let port = port.unwrap_or(state.arguments.port);
+    let path = state.arguments.queue.disk().mess(delivery.id);
+    let looking = tokio::task::spawn_blocking(move || shape(&path));
+    let shape = looking.await.map_err(io::Error::other).flatten().map_err(unreadable)?;
+    let mut last = Report::deferral("Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n");
+    for ip in ips {
+        if state.is_down(ip, delivery.serial) {
+            continue;
+        }
+        let Some(stream) = connect(state, &controls, SocketAddr::new(ip, port)).await else { continue };
+        let outcome = transaction(state, delivery, &controls, ip, stream, shape).await?;
+        if outcome.greeted || outcome.message.class != mailtree_protocols::report::Class::Deferral {
+            return Ok(outcome);
+        }
+        // It is there but does not want to talk now: another exchanger may.
+        last = outcome.message;
+    }
+    Err(last)
+}
+
+fn unreadable(error: io::Error) -> Report {
+    tracing::error!("alert: unable to read a message: {error}");
+    Report::deferral("Unable to read message. (#4.3.0)\n")
+}
+
+async fn connect(state: &State, controls: &Controls, peer: SocketAddr) -> Option<TcpStream> {
+    let connecting = async {
+        let socket = if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(ip) = state.arguments.outgoing_ip.filter(|ip| ip.is_ipv4() == peer.is_ipv4()) {
+            socket.bind(SocketAddr::new(ip, 0))?;
+        }
+        socket.connect(peer).await
+    };
+    let (stream, timed_out) = match timeout(controls.timeoutconnect, connecting).await {
+        Ok(Ok(stream)) => (Some(stream), false),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "qmail-remote: unable to connect");
+            (None, error.kind() == io::ErrorKind::TimedOut)
+        }
+        Err(_) => (None, true),
+    };
+    // A refused connection says nothing about the next one.
+    if stream.is_some() || timed_out {
+        state.note(peer.ip(), timed_out).await;
+    }
+    stream
+}
+
+async fn transaction(
+    state: &State,
+    delivery: &Delivery,
+    controls: &Controls,
+    ip: IpAddr,
+    mut stream: TcpStream,
+    shape: Shape,
+) -> Result<Outcome, Report> {
+    let mut client = Client::new(Mail {
+        helo: controls.helohost.clone(),
+        ip: ip.to_string(),
+        reverse_path: delivery.sender.clone(),
+        forward_paths: delivery.recipients.clone(),
+        eight_bit: shape.eight_bit,
+        size: shape.size,
+    });
+    let limit = controls.timeoutremote;
+    if talk(state, delivery, &mut client, &mut stream, limit).await.is_err() {
+        client.connection_died();
+    }
+    client.outcome().ok_or_else(|| Report::deferral("qmail-remote crashed.\n"))
+}
+
+/// Carries the dialogue to its end; an error is the connection's.
+async fn talk(
+    state: &State,
+    delivery: &Delivery,
+    client: &mut Client,
+    stream: &mut TcpStream,
+    limit: Duration,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut out, mut input) = (Vec::new(), Vec::with_capacity(4096));
+    loop {
+        out.clear();
+        let want = client.poll(&mut out);
+        send(stream, &out, limit).await?;
+        match want {
+            Want::Read(_) => {
+                if input.is_empty() {
+                    let mut part = stream.take(4096);
+                    if timeout(limit, part.read_buf(&mut input)).await?? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                let read = client.step(&input);
+                input.drain(..read);
+            }
+            Want::SendData => {
+                let sent = send_mess(state, delivery, stream, limit).await?;
+                client.data_sent(sent);
+            }
+            // The outcome is settled; how the peer takes the goodbye is its own matter.
+            Want::Done => return Ok(()),
+        }
+    }
+}
+
+async fn send(stream: &mut TcpStream, bytes: &[u8], limit: Duration) -> io::Result<()> {
+    if bytes.is_empty() { Ok(()) } else { timeout(limit, stream.write_all(bytes)).await? }
+}
+
+/// Streams the message. The inner error is the message's, the outer one the connection's.
+async fn send_mess(
+    state: &State,
+    delivery: &Delivery,
+    stream: &mut TcpStream,
+    limit: Duration,
+) -> io::Result<Result<(), DataError>> {
+    let path = Arc::clone(state.arguments.queue.disk()).mess(delivery.id);
+    let Ok(mut mess) = File::open(path).await else { return Ok(Err(DataError::Unreadable)) };
+    let mut stuffer = DotStuffer::new();
+    let (mut chunk, mut out) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK + CHUNK / 16));
+    loop {
+        chunk.clear();
+        match mess.read_buf(&mut chunk).await {
+            Ok(0) => break,
+            Ok(_) => (),
+            Err(_) => return Ok(Err(DataError::Unreadable)),
+        }
+        stuffer.push(&chunk, &mut out);
+        send(stream, &out, limit).await?;
+        out.clear();
+    }
+    let finished = stuffer.finish(&mut out);
+    send(stream, &out, limit).await?;
+    Ok(finished.map_err(|_| DataError::PartialLine))
+}

@@ -1,0 +1,274 @@
+//! From configuration to services: the only place where services are named.
+//!
+//! Each start of a service reads `host.ron` again, as a run script would; a file that has become bad keeps the last good
+//! one, and says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mailtree_actors::exporter::{self, Exporter};
+use mailtree_actors::listen::Sockets;
+use mailtree_actors::log::{Lines, Log};
+use mailtree_actors::qmail_start::{self, QmailStart, Running};
+use mailtree_actors::queue::disk::Disk;
+use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
+use mailtree_actors::resolver::{self, Dns, Resolver};
+use mailtree_actors::service::{StartError, Started};
+use mailtree_actors::smtpd::Smtpd;
+use mailtree_actors::tcpserver::{self, Tcpserver};
+use mailtree_actors::wire::Wire;
+use mailtree_actors::{lspawn, qmail_send, rspawn};
+use mailtree_config::Host;
+use mailtree_config::control::Control;
+use mailtree_config::host::Service;
+use metrics_exporter_prometheus::PrometheusHandle;
+use ractor::{Actor, ActorCell};
+
+use crate::control;
+use crate::failure::Failure;
+use crate::queue_requests;
+use crate::service::ServiceSpec;
+use crate::svscan::Tree;
+
+/// Time for a service without connections or deliveries to stop.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// A start that takes longer has failed.
+const START: Duration = Duration::from_secs(30);
+
+/// What the services share over all their starts.
+#[derive(Clone)]
+struct Shared {
+    configuration: Configuration,
+    controls: Arc<Control>,
+    sockets: Sockets,
+    resolver: Resolver,
+    queue: Queue,
+    running: Running,
+    send: Wire<qmail_send::Message>,
+}
+
+/// `host.ron` as it was last good.
+#[derive(Clone)]
+struct Configuration {
+    home: PathBuf,
+    good: Arc<std::sync::Mutex<Arc<Host>>>,
+}
+
+impl Configuration {
+    /// The file as it is now, or as it was when it was last good.
+    fn read(&self) -> Arc<Host> {
+        let mut good = self.good.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match Host::load(&self.home) {
+            Ok(host) => *good = Arc::new(host),
+            Err(error) => tracing::error!("alert: bad configuration, keeping the old one: {error}"),
+        }
+        Arc::clone(&good)
+    }
+}
+
+/// The services of `host`, in the order of starting: those that others need come first.
+///
+/// # Errors
+/// When the queue directory cannot be opened.
+pub fn services(
+    home: &Path,
+    host: Host,
+    lines: &Lines,
+    recorder: &PrometheusHandle,
+    tree: &Tree,
+) -> Result<Vec<ServiceSpec>, Failure> {
+    let paths = host.paths();
+    let disk = Disk::open(&paths.queue).map_err(|error| Failure::io("open", &paths.queue, &error))?;
+    let send: Wire<qmail_send::Message> = Wire::default();
+    let trigger = Trigger::new({
+        let send = send.clone();
+        Arc::new(move || {
+            // While qmail-send is down nobody needs waking: it looks into todo when it starts.
+            send.cast(qmail_send::Message::Trigger);
+        })
+    });
+    let host = Arc::new(host);
+    let shared = Shared {
+        controls: Arc::new(Control::new(&paths.control)),
+        sockets: Sockets::default(),
+        resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
+        queue: Queue::new(Arc::new(disk), trigger),
+        running: Running::default(),
+        send,
+        configuration: Configuration { home: home.to_owned(), good: Arc::new(std::sync::Mutex::new(Arc::clone(&host))) },
+    };
+    let mut services = vec![log(lines.clone())];
+    services.push(control::service(home.to_owned(), tree.clone(), queue_requests::answer_with(shared.send.clone())));
+    for (name, service) in &host.services {
+        if let Service::Metrics(_) = service {
+            services.push(metrics(name, shared.clone(), recorder.clone()));
+        }
+    }
+    services.push(resolver(shared.clone()));
+    services.push(queue(shared.clone()));
+    services.push(send_service(shared.clone(), host.grace));
+    for (name, service) in &host.services {
+        if let Service::Smtpd(_) = service {
+            services.push(smtpd(name, shared.clone(), host.grace));
+        }
+    }
+    Ok(services)
+}
+
+fn spec<F>(name: &str, grace: Duration, start: F) -> ServiceSpec
+where
+    F: Fn(ActorCell) -> BoxFuture<'static, Result<Started, StartError>> + Send + Sync + 'static,
+{
+    ServiceSpec {
+        name: name.to_owned(),
+        start: Arc::new(start),
+        grace,
+        start_timeout: START,
+        normally_down: false,
+    }
+}
+
+fn log(lines: Lines) -> ServiceSpec {
+    spec("log", QUICK, move |supervise| {
+        let lines = lines.clone();
+        Box::pin(async move {
+            let (log, _) = Actor::spawn_linked(None, Log, lines, supervise).await?;
+            Ok(Started::deaf(log.get_cell()))
+        })
+    })
+}
+
+fn metrics(name: &str, shared: Shared, handle: PrometheusHandle) -> ServiceSpec {
+    let service = name.to_owned();
+    spec(name, QUICK, move |supervise| {
+        let (shared, handle, service) = (shared.clone(), handle.clone(), service.clone());
+        Box::pin(async move {
+            let host = shared.configuration.read();
+            let Some(Service::Metrics(metrics)) = find(&host, &service) else { return Err(not_there(&service)) };
+            let sockets = shared.sockets.clone();
+            let arguments = exporter::Arguments {
+                service: service.clone(),
+                listen: metrics.listen,
+                sockets: sockets.clone(),
+                handle,
+            };
+            let (exporter, _) = Actor::spawn_linked(None, Exporter, arguments, supervise).await?;
+            Ok(Started::deaf(exporter.get_cell()).listening(sockets.addresses(&service)))
+        })
+    })
+}
+
+fn resolver(shared: Shared) -> ServiceSpec {
+    spec("resolver", QUICK, move |supervise| {
+        let shared = shared.clone();
+        Box::pin(async move {
+            let servers = shared.configuration.read().resolver.servers.clone();
+            let arguments = resolver::Arguments { resolver: shared.resolver.clone(), servers };
+            let (dns, _) = Actor::spawn_linked(None, Dns, arguments, supervise).await?;
+            Ok(Started::new(dns))
+        })
+    })
+}
+
+fn queue(shared: Shared) -> ServiceSpec {
+    spec("queue", QUICK, move |supervise| {
+        let shared = shared.clone();
+        Box::pin(async move {
+            let limits = shared.configuration.read().queue.clone();
+            let arguments = queue::Arguments {
+                queue: shared.queue.clone(),
+                receiving: limits.receiving,
+                free_bytes: limits.free_bytes,
+                free_inodes: limits.free_inodes,
+                disk_threads: limits.disk_threads,
+            };
+            let (queue, _) = Actor::spawn_linked(None, QmailQueue, arguments, supervise).await?;
+            Ok(Started::new(queue))
+        })
+    })
+}
+
+fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
+    spec("send", grace, move |supervise| {
+        let shared = shared.clone();
+        Box::pin(async move {
+            let host = shared.configuration.read();
+            let paths = host.paths();
+            // Its name stands in the names of files: read as the programs read it, at their start.
+            let controls = shared.controls.send().map_err(bad_controls)?;
+            let arguments = qmail_start::Arguments {
+                lspawn: lspawn::Arguments {
+                    queue: shared.queue.clone(),
+                    users_cdb: paths.users.join("cdb"),
+                    alias: paths.alias,
+                    defaultdelivery: "./Maildir/".to_owned(),
+                    me: controls.me.clone(),
+                },
+                rspawn: rspawn::Arguments {
+                    queue: shared.queue.clone(),
+                    controls: Arc::clone(&shared.controls),
+                    resolver: shared.resolver.clone(),
+                    tcpto: paths.queue.join("lock/tcpto"),
+                    port: host.remote.port,
+                    outgoing_ip: host.remote.outgoing_ip,
+                },
+                queue: shared.queue,
+                controls: shared.controls,
+                running: shared.running,
+                send: shared.send,
+                // The rest of the grace is for the stop itself.
+                grace: grace.saturating_sub(Duration::from_secs(1)).max(grace / 2),
+            };
+            let (start, _) = Actor::spawn_linked(None, QmailStart, arguments, supervise).await?;
+            Ok(Started::new(start))
+        })
+    })
+}
+
+fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
+    let service = name.to_owned();
+    spec(name, grace, move |supervise| {
+        let (shared, service) = (shared.clone(), service.clone());
+        Box::pin(async move {
+            let host = shared.configuration.read();
+            let Some(Service::Smtpd(smtpd)) = find(&host, &service) else { return Err(not_there(&service)) };
+            let concurrency = match smtpd.concurrency {
+                Some(concurrency) => concurrency,
+                None => shared.controls.concurrencyincoming().map_err(bad_controls)?,
+            };
+            let session =
+                Smtpd { control: shared.controls, queue: shared.queue, recipients: smtpd.recipients };
+            let sockets = shared.sockets;
+            let arguments = tcpserver::Arguments {
+                service: service.clone(),
+                listen: smtpd.listen.clone(),
+                concurrency,
+                per_ip: u32::try_from(smtpd.per_ip).unwrap_or(u32::MAX),
+                unlimited: smtpd.unlimited.clone(),
+                sockets: sockets.clone(),
+                start: Arc::new(move |connection, tcpserver| {
+                    Box::pin(session.clone().start(connection, tcpserver))
+                }),
+                goodbye: grace.saturating_sub(Duration::from_secs(1)).max(grace / 2),
+            };
+            let (tcpserver, _) = Actor::spawn_linked(None, Tcpserver, arguments, supervise).await?;
+            Ok(Started::new(tcpserver).listening(sockets.addresses(&service)))
+        })
+    })
+}
+
+fn find<'a>(host: &'a Host, name: &str) -> Option<&'a Service> {
+    host.services.iter().find(|(service, _)| service == name).map(|(_, service)| service)
+}
+
+fn not_there(service: &str) -> StartError {
+    StartError::Permanent(format!("host.ron has no service {service} of this kind any more"))
+}
+
+fn bad_controls(error: mailtree_config::Error) -> StartError {
+    let text = format!("unable to read controls: {error}");
+    if error.is_temporary() { StartError::Temporary(text) } else { StartError::Permanent(text) }
+}

@@ -1,0 +1,435 @@
+//! `check`: every setting in force with its origin, and everything that is wrong with the home.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use mailtree_config::host::{Paths, Service};
+use mailtree_config::{Control, Host, Origin, Problem, Setting};
+use mailtree_protocols::assign::{self, Pattern};
+use mailtree_protocols::cdb::Cdb;
+use mailtree_protocols::queue::{Dir, SPLIT};
+use mailtree_protocols::{tcprules, vpasswd};
+use rustix::fs::Access;
+use serde::Serialize;
+
+use crate::durable;
+
+/// Shows every setting in force with its origin; fails if one is bad.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One JSON object in place of lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in a home.
+#[derive(Debug, Default)]
+struct Findings {
+    settings: Vec<Setting>,
+    problems: Vec<Problem>,
+}
+
+/// Settings on standard output, problems on standard error. 0: all is well; 100: something is wrong; 111: nothing is
+/// known to be wrong, but something could not be read.
+pub fn run(home: &Path, args: &Args) -> ExitCode {
+    let found = examine(home);
+    let printed = if args.json { print_json(home, &found) } else { print_lines(&found) };
+    if let Err(error) = printed {
+        // A reader that has gone, such as `head`, is no failure of the configuration.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("mailtree check: fatal: unable to write: {error}");
+            return ExitCode::from(111);
+        }
+    }
+    match found.problems.as_slice() {
+        [] => ExitCode::SUCCESS,
+        problems if problems.iter().all(|problem| problem.temporary) => ExitCode::from(111),
+        _ => ExitCode::from(100),
+    }
+}
+
+fn print_lines(found: &Findings) -> io::Result<()> {
+    for problem in &found.problems {
+        eprintln!("mailtree check: fatal: {problem}");
+    }
+    let mut out = io::stdout().lock();
+    for setting in &found.settings {
+        writeln!(out, "{setting}")?;
+    }
+    out.flush()
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    home: String,
+    settings: Vec<SettingRow<'a>>,
+    problems: Vec<ProblemRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct SettingRow<'a> {
+    name: &'a str,
+    value: &'a str,
+    /// `default`, `me` or `file`.
+    origin: &'static str,
+    file: Option<String>,
+    line: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ProblemRow<'a> {
+    file: String,
+    line: Option<usize>,
+    column: Option<usize>,
+    field: Option<&'a str>,
+    text: &'a str,
+    temporary: bool,
+}
+
+fn print_json(home: &Path, found: &Findings) -> io::Result<()> {
+    let settings = found.settings.iter().map(|Setting { name, value, origin }| {
+        let (origin, file, line) = match origin {
+            Origin::Default => ("default", None, None),
+            Origin::Me => ("me", None, None),
+            Origin::File(path, line) => ("file", Some(path.display().to_string()), *line),
+        };
+        SettingRow { name, value, origin, file, line }
+    });
+    let problems = found.problems.iter().map(|problem| ProblemRow {
+        file: problem.path.display().to_string(),
+        line: problem.line,
+        column: problem.column,
+        field: problem.field.as_deref(),
+        text: &problem.text,
+        temporary: problem.temporary,
+    });
+    let document = Document {
+        home: home.display().to_string(),
+        settings: settings.collect(),
+        problems: problems.collect(),
+    };
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &document)?;
+    writeln!(out)
+}
+
+fn examine(home: &Path) -> Findings {
+    let mut found = Findings::default();
+    let (host, paths) = match Host::load(home) {
+        Ok(host) => {
+            found.settings.extend(host.settings());
+            let paths = host.paths();
+            (Some(host), paths)
+        }
+        Err(error) => {
+            // The control files of a home are where they are unless host.ron says otherwise, which is unknown now.
+            found.problems.extend(error.problems);
+            if !home.join("control").is_dir() {
+                return found;
+            }
+            (None, Host::default().at(home).paths())
+        }
+    };
+    let (settings, problems) = Control::new(&paths.control).settings();
+    found.settings.extend(settings);
+    found.problems.extend(problems);
+    if let Some(host) = &host {
+        found.rules(host);
+    }
+    found.queue(&paths);
+    found.users(&paths);
+    found.writable(&paths.run);
+    found
+}
+
+impl Findings {
+    fn problem(&mut self, path: impl Into<PathBuf>, text: impl Into<String>) {
+        let path = path.into();
+        self.problems.push(Problem {
+            path,
+            line: None,
+            column: None,
+            field: None,
+            text: text.into(),
+            temporary: false,
+        });
+    }
+
+    /// A file that could not be read; a missing one is not temporary.
+    fn unreadable(&mut self, path: &Path, error: &io::Error) {
+        self.problem(path, format!("unable to read: {error}"));
+        if let Some(problem) = self.problems.last_mut() {
+            problem.temporary = error.kind() != io::ErrorKind::NotFound;
+        }
+    }
+
+    fn line(&mut self, path: &Path, line: usize, text: impl Into<String>) {
+        self.problem(path, text);
+        if let Some(problem) = self.problems.last_mut() {
+            problem.line = Some(line);
+        }
+    }
+
+    /// A whole file; `None`: it is not there, or is a problem already.
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        match durable::read(path) {
+            Ok(bytes) => bytes,
+            Err(failure) => {
+                self.problem(path, failure.to_string());
+                if let Some(problem) = self.problems.last_mut() {
+                    problem.temporary = !failure.is_permanent();
+                }
+                None
+            }
+        }
+    }
+
+    fn writable(&mut self, dir: &Path) {
+        match std::fs::metadata(dir) {
+            Ok(metadata) if !metadata.is_dir() => self.problem(dir, "not a directory"),
+            Ok(_) => {
+                let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+                if let Err(error) = rustix::fs::access(dir, access) {
+                    self.problem(dir, format!("unable to write: {}", io::Error::from(error)));
+                }
+            }
+            Err(error) => self.unreadable(dir, &error),
+        }
+    }
+
+    /// The compiled rules of each service, and whether their source has changed since.
+    fn rules(&mut self, host: &Host) {
+        for (_, service) in &host.services {
+            let Service::Smtpd(smtpd) = service else { continue };
+            let compiled = host.resolve(&smtpd.rules);
+            let Some(bytes) = self.read(&compiled) else {
+                if !compiled.exists() {
+                    self.problem(&compiled, "missing; made by tcprules");
+                }
+                continue;
+            };
+            if let Err(error) = Cdb::new(&bytes) {
+                self.problem(&compiled, error.to_string());
+                continue;
+            }
+            let source = compiled.with_extension("");
+            let Some(text) = self.read(&source) else { continue };
+            match tcprules::parse(&text).and_then(|rules| tcprules::compile(&rules)) {
+                Ok(fresh) if same_records(&fresh, &bytes) => {}
+                Ok(_) => self.problem(&compiled, format!("older than {}; run tcprules", source.display())),
+                Err(tcprules::Error::Line { line, text }) => {
+                    self.line(&source, line, format!("unable to parse this line: {text}"));
+                }
+                Err(error @ tcprules::Error::Cdb(_)) => self.problem(&source, error.to_string()),
+            }
+        }
+    }
+
+    fn queue(&mut self, paths: &Paths) {
+        self.writable(&paths.queue);
+        for dir in Dir::ALL {
+            let path = paths.queue.join(dir.name());
+            self.writable(&path);
+            if dir.is_split() && path.is_dir() {
+                (0..SPLIT).for_each(|n| self.writable(&path.join(n.to_string())));
+            }
+        }
+        let lock = paths.queue.join("lock");
+        self.writable(&lock);
+        for name in ["sendmutex", "tcpto"] {
+            let path = lock.join(name);
+            if let Err(error) = File::options().read(true).write(true).open(&path) {
+                self.unreadable(&path, &error);
+            }
+        }
+        let trigger = lock.join("trigger");
+        match std::fs::metadata(&trigger) {
+            Ok(metadata) if metadata.file_type().is_fifo() => {}
+            Ok(_) => self.problem(&trigger, "not a FIFO"),
+            Err(error) => self.unreadable(&trigger, &error),
+        }
+    }
+
+    /// `users/assign` with its database, and the users of every virtual domain.
+    fn users(&mut self, paths: &Paths) {
+        let source = paths.users.join("assign");
+        let Some(text) = self.read(&source) else { return };
+        let assignments = match assign::parse(&text) {
+            Ok(assignments) => assignments,
+            Err(error) => return self.line(&source, error.line, error.bad.to_string()),
+        };
+        let compiled = paths.users.join("cdb");
+        match (self.read(&compiled), assign::compile(&assignments)) {
+            (Some(bytes), Ok(fresh)) if same_records(&bytes, &fresh) => {}
+            (Some(_), Ok(_)) => {
+                self.problem(&compiled, format!("not made from {}; run qmail-newu", source.display()))
+            }
+            (None, _) if !compiled.exists() => self.problem(&compiled, "missing; made by qmail-newu"),
+            (None, _) => {}
+            (Some(_), Err(error)) => self.problem(&source, error.to_string()),
+        }
+        let mut seen: Vec<PathBuf> = Vec::new();
+        for assignment in assignments {
+            let Ok(dir) = std::str::from_utf8(&assignment.controlled.home).map(PathBuf::from) else {
+                continue;
+            };
+            if !matches!(assignment.pattern, Pattern::Prefix(_))
+                || !dir.join("vpasswd").exists()
+                || seen.contains(&dir)
+            {
+                continue;
+            }
+            self.vpasswd(&dir);
+            seen.push(dir);
+        }
+    }
+
+    fn vpasswd(&mut self, dir: &Path) {
+        let (source, compiled) = (dir.join("vpasswd"), dir.join("vpasswd.cdb"));
+        let Some(text) = self.read(&source) else { return };
+        let entries = match vpasswd::parse(&text) {
+            Ok(entries) => entries,
+            Err(error) => return self.line(&source, error.line, error.bad.to_string()),
+        };
+        let Some(bytes) = self.read(&compiled) else {
+            if !compiled.exists() {
+                self.problem(&compiled, "missing; made by vmkpasswd");
+            }
+            return;
+        };
+        let users = match Cdb::new(&bytes) {
+            Ok(users) => users,
+            Err(error) => return self.problem(&compiled, error.to_string()),
+        };
+        let same =
+            entries.iter().all(|entry| vpasswd::lookup(&users, &entry.name) == Ok(Some(entry.clone())));
+        if !same || users.iter().count() != entries.len() {
+            self.problem(&compiled, format!("not made from {}; run vmkpasswd", source.display()));
+        }
+        for entry in entries {
+            let Ok(user) = std::str::from_utf8(&entry.dir).map(Path::new) else { continue };
+            self.writable(&user.join("Maildir"));
+        }
+    }
+}
+
+/// Whether two databases hold the same records in the same order, whatever program laid them out.
+fn same_records(a: &[u8], b: &[u8]) -> bool {
+    match (Cdb::new(a), Cdb::new(b)) {
+        (Ok(a), Ok(b)) => a.iter().all(|record| record.is_ok()) && a.iter().eq(b.iter()),
+        (Ok(_) | Err(_), _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::init::{Options, initialise};
+
+    /// A new home, after a change.
+    fn after(change: impl FnOnce(&Path)) -> Findings {
+        let home = tempfile::tempdir().unwrap();
+        initialise(home.path(), &Options { me: Some("mail.example.org".to_owned()), ..Options::default() })
+            .unwrap();
+        change(home.path());
+        examine(home.path())
+    }
+
+    fn texts(found: &Findings) -> Vec<String> {
+        found.problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_new_home_is_in_order() {
+        let found = after(|_| {});
+        assert_eq!(texts(&found), Vec::<String>::new());
+        for (name, value, origin) in [
+            ("services.smtpd.listen", "127.0.0.1:2525", "host.ron:"),
+            ("services.smtpd.per_ip", "16", "default"),
+            ("control/me", "mail.example.org", "control/me:1"),
+            ("control/helohost", "mail.example.org", "default: me"),
+            ("control/queuelifetime", "604800", "default"),
+            ("control/virtualdomains", "mail.example.org:mail.example.org", "control/virtualdomains"),
+            ("control/concurrencyincoming", "100", "control/concurrencyincoming:1"),
+        ] {
+            let setting = found
+                .settings
+                .iter()
+                .find(|setting| setting.name == name)
+                .unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(setting.value, value, "{name}");
+            assert!(setting.origin.to_string().contains(origin), "{name}: {}", setting.origin);
+        }
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_found() {
+        type Change = fn(&Path);
+        let cases: [(Change, &str); 16] = [
+            (|home| std::fs::write(home.join("host.ron"), "(grase: 1)").unwrap(), "host.ron:1:"),
+            (|home| std::fs::remove_file(home.join("host.ron")).unwrap(), "host.ron: unable to read"),
+            (|home| std::fs::remove_file(home.join("control/me")).unwrap(), "control/me: missing"),
+            (
+                |home| std::fs::write(home.join("control/databytes"), "lots\n").unwrap(),
+                "control/databytes:1: `lots`",
+            ),
+            (
+                |home| std::fs::write(home.join("control/smtproutes"), ":a\n\nb\n").unwrap(),
+                "control/smtproutes:3: no colon",
+            ),
+            (|home| std::fs::remove_dir(home.join("queue/mess/7")).unwrap(), "queue/mess/7: unable to read"),
+            (
+                |home| std::fs::remove_dir_all(home.join("queue/bounce")).unwrap(),
+                "queue/bounce: unable to read",
+            ),
+            (
+                |home| std::fs::remove_file(home.join("queue/lock/sendmutex")).unwrap(),
+                "queue/lock/sendmutex: unable",
+            ),
+            (
+                |home| {
+                    std::fs::remove_file(home.join("queue/lock/trigger")).unwrap();
+                    std::fs::write(home.join("queue/lock/trigger"), "").unwrap();
+                },
+                "queue/lock/trigger: not a FIFO",
+            ),
+            (
+                |home| std::fs::write(home.join("users/assign"), "x\n").unwrap(),
+                "users/assign:1: allowed: `=local",
+            ),
+            (|home| std::fs::write(home.join("users/assign"), ".\n").unwrap(), "users/cdb: not made from"),
+            (|home| std::fs::write(home.join("users/cdb"), "junk").unwrap(), "users/cdb: not made from"),
+            (
+                |home| std::fs::write(home.join("domains/mail.example.org/vpasswd"), "").unwrap(),
+                "vpasswd.cdb: not made from",
+            ),
+            (
+                |home| std::fs::remove_dir_all(home.join("domains/mail.example.org/postmaster")).unwrap(),
+                "postmaster/Maildir: unable to read",
+            ),
+            (|home| std::fs::write(home.join("tcp.smtp"), ":deny\n").unwrap(), "tcp.smtp.cdb: older than"),
+            (|home| std::fs::remove_file(home.join("tcp.smtp.cdb")).unwrap(), "tcp.smtp.cdb: missing"),
+        ];
+        for (change, expected) in cases {
+            let found = after(change);
+            assert!(
+                texts(&found).iter().any(|text| text.contains(expected)),
+                "{expected}: {:#?}",
+                texts(&found)
+            );
+        }
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let found = after(|home| {
+            std::fs::write(home.join("control/databytes"), "lots\n").unwrap();
+            std::fs::write(home.join("control/timeoutremote"), "-1\n").unwrap();
+            std::fs::write(home.join("host.ron"), "(").unwrap();
+        });
+        assert_eq!(found.problems.len(), 3, "{:#?}", texts(&found));
+    }
+}

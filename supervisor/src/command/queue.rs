@@ -1,0 +1,268 @@
+//! `queue`: what is in the queue, and what is done about it. Reading works with the host up or down.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use mailtree_actors::queue::disk::Disk;
+use mailtree_config::Host;
+use mailtree_protocols::envelope::Recipient;
+use mailtree_protocols::queue::{Channel, MessageId};
+use serde::Serialize;
+
+use crate::control::{Reply, Request, ask};
+use crate::failure::Failure;
+use crate::queue_requests::{QueueReply, QueueRequest};
+
+/// The queue: list, show, remove, retry
+#[derive(Debug, clap::Subcommand)]
+pub enum Args {
+    /// Every message: number, age, size, sender, recipients that are left
+    List {
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// One message: its envelope, then the message itself
+    Show {
+        /// Its number
+        id: u64,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes messages out of the queue; nobody is told
+    Remove {
+        /// Their numbers
+        #[arg(required = true)]
+        ids: Vec<u64>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tries messages now, whatever their schedule says
+    Retry {
+        /// Their numbers; none: all
+        ids: Vec<u64>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A message in the queue; times in Unix seconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    pub(super) id: u64,
+    pub(super) state: &'static str,
+    pub(super) birth: u64,
+    pub(super) bytes: u64,
+    pub(super) sender: String,
+    pub(super) bouncing: bool,
+    pub(super) recipients: Vec<ListedRecipient>,
+}
+
+/// One of its recipients.
+#[derive(Debug, Serialize)]
+pub(super) struct ListedRecipient {
+    pub(super) channel: &'static str,
+    pub(super) address: String,
+    pub(super) done: bool,
+    /// The next attempt.
+    pub(super) next: u64,
+}
+
+/// Does it.
+pub fn run(home: &Path, args: &Args) -> ExitCode {
+    let result = match args {
+        Args::List { json } => list(home, *json),
+        Args::Show { id, json } => show(home, MessageId(*id), *json),
+        Args::Remove { ids, json } => change(home, ids, *json, |id| QueueRequest::Remove { id }),
+        Args::Retry { ids, json } if ids.is_empty() => {
+            count(home, QueueRequest::Retry { id: None }).and_then(|count| told(*json, count, &[]))
+        }
+        Args::Retry { ids, json } => change(home, ids, *json, |id| QueueRequest::Retry { id: Some(id) }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("mailtree queue"),
+    }
+}
+
+pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
+    let queue = Host::load(home)?.paths().queue;
+    Disk::open(&queue).map_err(|error| Failure::io("open", &queue, &error))
+}
+
+/// The preprocessed messages, oldest first; `trouble` hears of those that cannot be read.
+pub(super) fn preprocessed(disk: &Disk, mut trouble: impl FnMut(MessageId, io::Error)) -> io::Result<Vec<Listed>> {
+    let mut messages = Vec::new();
+    for id in disk.preprocessed()? {
+        match read(disk, id) {
+            Ok(Some(message)) => messages.push(message),
+            // It has been delivered meanwhile.
+            Ok(None) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => trouble(id, error),
+        }
+    }
+    messages.sort_by_key(|message| (message.birth, message.id));
+    Ok(messages)
+}
+
+fn read(disk: &Disk, id: MessageId) -> io::Result<Option<Listed>> {
+    let Some(found) = disk.look(id)? else { return Ok(None) };
+    let mut recipients = Vec::new();
+    for (channel, next) in [(Channel::Local, found.local), (Channel::Remote, found.remote)] {
+        let of_channel = disk.recipients(id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
+            let address = String::from_utf8_lossy(&address).into_owned();
+            ListedRecipient { channel: channel.name(), address, done, next: next.unwrap_or(0) }
+        });
+        recipients.extend(of_channel);
+    }
+    Ok(Some(Listed {
+        id: id.0,
+        state: "preprocessed",
+        birth: found.birth,
+        bytes: found.bytes,
+        sender: String::from_utf8_lossy(&found.sender).into_owned(),
+        bouncing: found.bouncing,
+        recipients,
+    }))
+}
+
+/// A message that qmail-send has not seen yet.
+fn todo(disk: &Disk, id: MessageId) -> io::Result<Listed> {
+    let (envelope, birth, bytes) = disk.envelope(id)?;
+    let recipients = envelope.recipients.iter().map(|address| ListedRecipient {
+        channel: "todo",
+        address: String::from_utf8_lossy(address).into_owned(),
+        done: false,
+        next: birth,
+    });
+    Ok(Listed {
+        id: id.0,
+        state: "todo",
+        birth,
+        bytes,
+        sender: String::from_utf8_lossy(&envelope.sender).into_owned(),
+        bouncing: false,
+        recipients: recipients.collect(),
+    })
+}
+
+fn list(home: &Path, json: bool) -> Result<(), Failure> {
+    let disk = open(home)?;
+    let failed = |error| Failure::temporary(format!("unable to read the queue: {error}"));
+    let mut messages = preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}")).map_err(failed)?;
+    for id in disk.todo().map_err(failed)? {
+        match todo(&disk, id) {
+            Ok(message) => messages.push(message),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => eprintln!("warning: trouble with #{id}: {error}"),
+        }
+    }
+    if json {
+        return print(&serde_json::to_string_pretty(&messages).unwrap_or_default());
+    }
+    let mut text = String::new();
+    for message in &messages {
+        text.push_str(&line(message));
+        for recipient in message.recipients.iter().filter(|recipient| !recipient.done) {
+            text.push_str(&format!("    {:6} {}  next {}\n", recipient.channel, safe(&recipient.address), time(recipient.next)));
+        }
+    }
+    text.push_str(&format!("{} messages\n", messages.len()));
+    print(text.trim_end())
+}
+
+fn line(message: &Listed) -> String {
+    let state = if message.bouncing { "bouncing" } else { message.state };
+    let Listed { id, bytes, birth, sender, .. } = message;
+    format!("{id}  {}  {bytes} bytes  from <{}>  {state}\n", time(*birth), safe(sender))
+}
+
+fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
+    let disk = open(home)?;
+    let missing = || Failure::permanent(format!("no message {id} in the queue"));
+    let found = match read(&disk, id) {
+        Ok(Some(found)) => found,
+        _ => todo(&disk, id).map_err(|_| missing())?,
+    };
+    let path = disk.mess(id);
+    let mut mess = std::fs::File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+    let failed = |error| Failure::temporary(format!("standard output: {error}"));
+    if json {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut mess, &mut bytes).map_err(|error| Failure::io("read", &path, &error))?;
+        let mut object = serde_json::to_value(&found).unwrap_or_default();
+        object["message"] = String::from_utf8_lossy(&bytes).into();
+        return print(&object.to_string());
+    }
+    let mut out = io::stdout().lock();
+    write!(out, "{}", line(&found)).map_err(failed)?;
+    for recipient in &found.recipients {
+        let ListedRecipient { channel, address, done, next } = recipient;
+        let state = if *done { "done".to_owned() } else { format!("next {}", time(*next)) };
+        writeln!(out, "    {channel:6} {}  {state}", safe(address)).map_err(failed)?;
+    }
+    writeln!(out).map_err(failed)?;
+    io::copy(&mut mess, &mut out).map_err(failed)?;
+    out.flush().map_err(failed)
+}
+
+fn change(home: &Path, ids: &[u64], json: bool, request: impl Fn(u64) -> QueueRequest) -> Result<(), Failure> {
+    let (mut concerned, mut missing) = (0, Vec::new());
+    for id in ids {
+        match count(home, request(*id))? {
+            0 => missing.push(*id),
+            more => concerned += more,
+        }
+    }
+    told(json, concerned, &missing)
+}
+
+fn told(json: bool, count: usize, missing: &[u64]) -> Result<(), Failure> {
+    if json {
+        print(&serde_json::json!({ "messages": count, "missing": missing }).to_string())?;
+    } else {
+        print(&format!("{count} messages"))?;
+    }
+    match missing {
+        [] => Ok(()),
+        missing => {
+            let ids: Vec<String> = missing.iter().map(u64::to_string).collect();
+            Err(Failure::permanent(format!("not among the preprocessed messages: {}", ids.join(" "))))
+        }
+    }
+}
+
+/// Asks the running host.
+fn count(home: &Path, request: QueueRequest) -> Result<usize, Failure> {
+    let request = serde_json::to_value(request).unwrap_or_default();
+    let reply = ask(home, &Request::Queue(request)).map_err(|error| Failure::temporary(error.to_string()))?;
+    match reply {
+        Reply::Queue(value) => match serde_json::from_value(value) {
+            Ok(QueueReply::Count(count)) => Ok(count),
+            Ok(QueueReply::Error(cause)) => Err(Failure::temporary(cause)),
+            Ok(QueueReply::Status(_)) | Err(_) => Err(Failure::temporary("the host answered something else")),
+        },
+        Reply::Error(cause) => Err(Failure::temporary(cause)),
+        other => Err(Failure::temporary(format!("the host answered {other:?}"))),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{text}").map_err(|error| Failure::temporary(format!("standard output: {error}")))
+}
+
+pub(super) fn time(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// What a terminal may be sent.
+pub(super) fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+}

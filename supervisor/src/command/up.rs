@@ -1,0 +1,145 @@
+//! `up`: the host itself, in the foreground.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use mailtree_actors::exporter;
+use mailtree_actors::log::{Format, Lines};
+use mailtree_actors::queue::crash;
+use mailtree_actors::queue::disk::Disk;
+use mailtree_config::Host;
+use mailtree_config::host::{LogFormat, Paths};
+use rustix::fs::{FlockOperation, flock};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::boot;
+use crate::command::init;
+use crate::control::lock;
+use crate::failure::Failure;
+use crate::signals::{Ending, Signals};
+use crate::status::{Phase, Row};
+use crate::svscan::{Options, Tree};
+
+/// How long `up` waits for the services before it says what is up.
+const READY: Duration = Duration::from_secs(60);
+
+/// Runs the host until a signal ends it.
+pub fn run(home: &Path) -> ExitCode {
+    match up(home) {
+        Ok(ending) => ExitCode::from(ending.exit_code()),
+        Err(failure) => failure.report("mailtree"),
+    }
+}
+
+fn up(home: &Path) -> Result<Ending, Failure> {
+    let password = if init::is_vacant(home)? {
+        let report = init::initialise(home, &init::Options::default())?;
+        println!("{report}");
+        std::io::stdout().flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
+        true
+    } else {
+        false
+    };
+    let host = Host::load(home)?;
+    let paths = host.paths();
+    check_controls(&paths)?;
+    crash::arm_from_env().map_err(Failure::permanent)?;
+    let _host = lock(home).map_err(|error| Failure::temporary(error.to_string()))?;
+    let _queue = lock_queue(&paths)?;
+    let recorder = exporter::install().map_err(Failure::temporary)?;
+    let lines = Lines::new(match host.log.format {
+        LogFormat::Classic => Format::Classic,
+        LogFormat::Json => Format::Json,
+    });
+    let filter = format!("{},ractor=warn,hickory_resolver=error,hickory_net=error", host.log.level.as_str());
+    let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
+    tracing_subscriber::registry().with(filter).with(lines.clone()).init();
+    recover(&paths)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::temporary(format!("unable to start the runtime: {error}")))?;
+    let ending = runtime.block_on(async {
+        let signals =
+            Signals::install().map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
+        let tree = Tree::default();
+        let me = first_line(&paths.control.join("me"));
+        let services = boot::services(home, host, &lines, &recorder, &tree)?;
+        let options = Options { chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"), ..Options::default() };
+        let ended = tree.grow(services, options).await;
+        let ended = ended.map_err(|error| Failure::temporary(format!("unable to start svscan: {error}")))?;
+        let greeting = {
+            let (tree, home) = (tree.clone(), home.to_owned());
+            tokio::spawn(async move {
+                if let Ok(rows) = tree.ready(READY).await {
+                    eprint!("{}", what_to_type(&home, &me, &rows, password));
+                }
+            })
+        };
+        let ending = signals.pass_on(&tree, "send", ended).await;
+        greeting.abort();
+        Ok(ending)
+    });
+    // Blocked threads of a tree that was killed must not hold up the exit.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    lines.flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
+    ending
+}
+
+/// A host does not start on bad control files: all that is wrong with them is said at once.
+fn check_controls(paths: &Paths) -> Result<(), Failure> {
+    let (_, problems) = mailtree_config::control::Control::new(&paths.control).settings();
+    if problems.is_empty() { Ok(()) } else { Err(mailtree_config::Error { problems }.into()) }
+}
+
+/// `queue/lock/sendmutex`, as qmail-send holds it: no qmail runs on this queue while we do.
+fn lock_queue(paths: &Paths) -> Result<File, Failure> {
+    let path = paths.queue.join("lock/sendmutex");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|error| Failure::io("open", &path, &error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Failure::temporary("cannot start: qmail-send is already running"))?;
+    Ok(file)
+}
+
+/// Nothing is being received yet: what is unfinished was never promised.
+fn recover(paths: &Paths) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::io("sweep", &paths.queue, &error);
+    let removed = Disk::open(&paths.queue).and_then(|disk| disk.sweep(Duration::ZERO)).map_err(failed)?;
+    if removed > 0 {
+        tracing::info!(removed, "qmail-queue: removed {removed} unfinished messages");
+    }
+    Ok(())
+}
+
+fn first_line(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+/// What a newcomer does next.
+fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| row.state != Phase::Up) {
+        let why = row.reason.as_deref().unwrap_or("no reason known");
+        text.push_str(&format!("mailtree: warning: {} is not up: {why}\n", row.service));
+    }
+    let smtpd = rows.iter().find(|row| row.service == "smtpd").and_then(|row| row.listen.first());
+    let Some(smtpd) = smtpd else { return text };
+    let home = home.display();
+    text.push_str(&format!(
+        "\nThe host is up. Send a message:\n\n  \
+         printf 'Subject: hello\\n\\nhello\\n' | curl -sS smtp://{smtpd} --mail-from you@{me} \
+         --mail-rcpt postmaster@{me} -T -\n\n\
+         Read it:\n\n  cat {home}/domains/{me}/postmaster/Maildir/new/*\n\n\
+         See the tree, stop the host: mailtree svstat, Ctrl-C.\n"
+    ));
+    if first {
+        text.push_str("The password above is not kept anywhere: note it now.\n");
+    }
+    text.push('\n');
+    text
+}
