@@ -326,32 +326,32 @@ impl State {
         let name = &self.spec.name;
         let reason = self.policy.reason().unwrap_or_default();
         match self.policy.state() {
-            Phase::Down => tracing::info!(service = name, reason, "service is down"),
+            Phase::Down => tracing::info!(service = name, reason, "supervise: {name} is down"),
             Phase::Waiting { until, wait, .. } => {
                 let seconds = until.saturating_sub(self.age.now()).as_secs_f32();
                 match wait {
                     policy::Wait::Apart | policy::Wait::BackOff => {
-                        tracing::warn!(service = name, reason, seconds, "service will be started again");
+                        tracing::warn!(service = name, reason, seconds, "supervise: {name} will be started again in {seconds} s: {reason}");
                     }
                     policy::Wait::Resting => {
-                        tracing::error!(service = name, reason, seconds, "service fails too often and rests");
+                        tracing::error!(service = name, reason, seconds, "supervise: {name} fails too often and rests {seconds} s: {reason}");
                     }
                     policy::Wait::Misconfigured => {
                         tracing::error!(
                             service = name,
                             reason,
                             seconds,
-                            "service cannot start as it is configured"
+                            "supervise: {name} cannot start as it is configured: {reason}"
                         );
                     }
                 }
             }
-            Phase::Starting { .. } => tracing::debug!(service = name, "service is starting"),
+            Phase::Starting { .. } => tracing::debug!(service = name, "supervise: {name} is starting"),
             Phase::Up { .. } => {
-                tracing::info!(service = name, paused = self.policy.paused(), "service is up")
+                tracing::info!(service = name, paused = self.policy.paused(), "supervise: {name} is up")
             }
-            Phase::Stopping { killed, .. } => tracing::info!(service = name, killed, "service is stopping"),
-            Phase::Left => tracing::info!(service = name, "service has left the tree"),
+            Phase::Stopping { killed, .. } => tracing::info!(service = name, killed, "supervise: {name} is stopping"),
+            Phase::Left => tracing::info!(service = name, "supervise: {name} has left the tree"),
         }
     }
 

@@ -132,7 +132,7 @@ fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool) -> String {
     let home = home.display();
     text.push_str(&format!(
         "\nThe host is up. Send a message:\n\n  \
-         printf 'Subject: hello\\n\\nhello\\n' | curl -sS smtp://{smtpd} --mail-from you@{me} \
+         printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl -sS smtp://{smtpd} --mail-from you@{me} \
          --mail-rcpt postmaster@{me} -T -\n\n\
          Read it:\n\n  cat {home}/domains/{me}/postmaster/Maildir/new/*\n\n\
          See the tree, stop the host: mailtree svstat, Ctrl-C.\n"
