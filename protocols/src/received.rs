@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn trace_fields_are_qmails() {
-        let now = Timestamp::from_second(812_088_414).unwrap();
+        let now = Timestamp::from_second(812_090_814).unwrap();
         assert_eq!(
             qmail(Invoker::Network, 42, now),
             "Received: (qmail 42 invoked from network); 26 Sep 1995 04:46:54 -0000\n"
