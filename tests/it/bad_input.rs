@@ -86,21 +86,13 @@ fn nothing_is_smuggled_behind_other_line_ends() {
         assert!(taken <= 1, "{end:?} ended the data:\n{rest}");
     }
     // One that ends in a bare LF is refused with qmail's words and the connection is closed.
-    play(
-        host.address().get(),
-        "S: 220 mx.test ESMTP
-         C: HELO client.test
-         S: 250 mx.test
-         C: MAIL FROM:<sender@mx.test>
-         S: 250 ok
-         C: RCPT TO:<bob@mx.test>
-         S: 250 ok
-         C: DATA
-         S: 354 go ahead
-         C: a line with a bare \n inside
-         S: 451 See https://cr.yp.to/docs/smtplf.html.
-         S: (closes)",
-    );
+    let mut client = host.smtp();
+    client.say("HELO client.test", 250);
+    client.say("MAIL FROM:<sender@mx.test>", 250);
+    client.say("RCPT TO:<bob@mx.test>", 250);
+    client.say("DATA", 354);
+    client.send(b"a line with a bare \n inside\r\n").unwrap();
+    assert_eq!(client.rest().unwrap(), "451 See https://cr.yp.to/docs/smtplf.html.\r\n");
 }
 
 #[test]

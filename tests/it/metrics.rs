@@ -106,9 +106,9 @@ fn permits_show_while_they_are_held() {
 #[test]
 fn restarts_are_counted() {
     let host = Host::start();
-    host.ask(&["svc", "-k", "users"]);
+    host.ask(&["svc", "-k", "resolver"]);
     wait_until("a restart in the metrics", PATIENCE, || {
-        host.metrics().sum("mailtree_service_restarts_total", &["service=\"users\""]) == 1.0
+        host.metrics().sum("mailtree_service_restarts_total", &["service=\"resolver\""]) == 1.0
     });
 }
 

@@ -203,7 +203,7 @@ mod needs_postfix {
 
     #[test]
     fn five_hundred_messages_through_a_slow_sink() {
-        let sink = Sink::start(&["-W", ".:0"]);
+        let sink = Sink::start(&["-W", ".:1:5"]);
         let host = routed(&sink.route(""));
         let plan = Plan::to("x@far.test", "slow", 500);
         Load::start(host.address(), &plan).finish(Duration::from_secs(60));

@@ -27,7 +27,7 @@ fn svstat_prints_daemontools_line() {
 fn svstat_alone_shows_the_tree() {
     let host = Host::start();
     let said = host.ask(&["svstat"]);
-    for service in ["log", "resolver", "queue", "users", "send", "smtpd", "metrics", "control"] {
+    for service in ["log", "resolver", "queue", "send", "smtpd", "metrics", "control"] {
         assert!(said.contains(service), "{service} is not shown:\n{said}");
     }
 }

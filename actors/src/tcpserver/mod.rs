@@ -95,6 +95,11 @@ impl Actor for Tcpserver {
             // Bound here so that a port in use is a failed start.
             drop(arguments.sockets.listen(&arguments.service, *address)?);
         }
+        for verdict in ["ok", "per-ip"] {
+            let service = arguments.service.clone();
+            metrics::counter!("mailtree_smtpd_connections_total", "service" => service, "verdict" => verdict)
+                .increment(0);
+        }
         let (stopping, stop) = watch::channel(false);
         let shared = Shared {
             permits: Permits::new(&arguments.service, arguments.concurrency),

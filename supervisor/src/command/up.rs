@@ -1,7 +1,7 @@
 //! `up`: the host itself, in the foreground.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub fn run(home: &Path) -> ExitCode {
 }
 
 fn up(home: &Path) -> Result<Ending, Failure> {
-    let password = if init::is_vacant(home)? {
+    let first = if init::is_vacant(home)? {
         let report = init::initialise(home, &init::Options::default())?;
         println!("{report}");
         std::io::stdout().flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
@@ -71,16 +71,17 @@ fn up(home: &Path) -> Result<Ending, Failure> {
         let options = Options { chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"), ..Options::default() };
         let ended = tree.grow(services, options).await;
         let ended = ended.map_err(|error| Failure::temporary(format!("unable to start svscan: {error}")))?;
-        let greeting = {
+        let greeting = first || std::io::stderr().is_terminal();
+        let greeting = greeting.then(|| {
             let (tree, home) = (tree.clone(), home.to_owned());
             tokio::spawn(async move {
                 if let Ok(rows) = tree.ready(READY).await {
-                    eprint!("{}", what_to_type(&home, &me, &rows, password));
+                    eprint!("{}", what_to_type(&home, &me, &rows, first));
                 }
             })
-        };
+        });
         let ending = signals.pass_on(&tree, "send", ended).await;
-        greeting.abort();
+        drop(greeting.map(|greeting| greeting.abort()));
         Ok(ending)
     });
     // Blocked threads of a tree that was killed must not hold up the exit.

@@ -62,6 +62,7 @@ struct Arguments {
 struct State {
     accept: JoinSet<()>,
     stop: Arc<Notify>,
+    socket: PathBuf,
 }
 
 enum Message {
@@ -91,7 +92,7 @@ impl Actor for Control {
             serve(listener, &stopped, tree, queue).await;
             drop(ended);
         });
-        Ok(State { accept, stop })
+        Ok(State { accept, stop, socket: run.join(SOCKET) })
     }
 
     async fn handle(
@@ -109,6 +110,10 @@ impl Actor for Control {
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.stop.notify_one();
         while state.accept.join_next().await.is_some() {}
+        // Only tidiness: a socket that nobody answers is replaced by the next start.
+        if let Err(error) = std::fs::remove_file(&state.socket) {
+            tracing::warn!("warning: unable to unlink {}: {error}", state.socket.display());
+        }
         Ok(())
     }
 }
