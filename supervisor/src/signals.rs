@@ -82,7 +82,7 @@ impl Signals {
                 }
             };
             if !told {
-                tracing::warn!("a signal came when svscan had ended");
+                tracing::warn!("svscan: a signal came after its end");
             }
         }
     }

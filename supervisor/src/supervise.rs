@@ -322,36 +322,45 @@ impl State {
         }
     }
 
+    /// The name is in the text too: classic log lines have no fields.
     fn log(&self) {
-        let name = &self.spec.name;
+        let service = self.spec.name.as_str();
         let reason = self.policy.reason().unwrap_or_default();
         match self.policy.state() {
-            Phase::Down => tracing::info!(service = name, reason, "supervise: {name} is down"),
+            Phase::Down => tracing::info!(service, reason, "supervise: {service}: down"),
             Phase::Waiting { until, wait, .. } => {
                 let seconds = until.saturating_sub(self.age.now()).as_secs_f32();
                 match wait {
-                    policy::Wait::Apart | policy::Wait::BackOff => {
-                        tracing::warn!(service = name, reason, seconds, "supervise: {name} will be started again in {seconds} s: {reason}");
-                    }
-                    policy::Wait::Resting => {
-                        tracing::error!(service = name, reason, seconds, "supervise: {name} fails too often and rests {seconds} s: {reason}");
-                    }
-                    policy::Wait::Misconfigured => {
-                        tracing::error!(
-                            service = name,
-                            reason,
-                            seconds,
-                            "supervise: {name} cannot start as it is configured: {reason}"
-                        );
-                    }
+                    policy::Wait::Apart | policy::Wait::BackOff => tracing::warn!(
+                        service,
+                        reason,
+                        seconds,
+                        "supervise: {service}: down, next start in {seconds:.1} s: {reason}"
+                    ),
+                    policy::Wait::Resting => tracing::error!(
+                        service,
+                        reason,
+                        seconds,
+                        "supervise: {service}: fails too often, rests {seconds:.0} s: {reason}"
+                    ),
+                    policy::Wait::Misconfigured => tracing::error!(
+                        service,
+                        reason,
+                        seconds,
+                        "supervise: {service}: cannot start as configured, rests {seconds:.0} s: {reason}"
+                    ),
                 }
             }
-            Phase::Starting { .. } => tracing::debug!(service = name, "supervise: {name} is starting"),
-            Phase::Up { .. } => {
-                tracing::info!(service = name, paused = self.policy.paused(), "supervise: {name} is up")
+            Phase::Starting { .. } => tracing::debug!(service, "supervise: {service}: starting"),
+            Phase::Up { .. } if self.policy.paused() => {
+                tracing::info!(service, "supervise: {service}: up, paused")
             }
-            Phase::Stopping { killed, .. } => tracing::info!(service = name, killed, "supervise: {name} is stopping"),
-            Phase::Left => tracing::info!(service = name, "supervise: {name} has left the tree"),
+            Phase::Up { .. } => tracing::info!(service, "supervise: {service}: up"),
+            Phase::Stopping { killed: false, .. } => {
+                tracing::info!(service, "supervise: {service}: stopping")
+            }
+            Phase::Stopping { killed: true, .. } => tracing::info!(service, "supervise: {service}: killed"),
+            Phase::Left => tracing::info!(service, "supervise: {service}: left"),
         }
     }
 
@@ -379,7 +388,7 @@ fn replace(timer: &mut Option<Timer>, with: Timer) {
 /// To one of the tree's own; a message to one that has ended is of no use to anybody.
 pub(crate) fn tell<M: ractor::Message>(to: &ActorRef<M>, message: M) {
     if to.cast(message).is_err() {
-        tracing::debug!(actor = %to.get_id(), "message to an actor that has ended");
+        tracing::debug!(actor = %to.get_id(), "supervise: message to an actor that has ended");
     }
 }
 

@@ -321,7 +321,7 @@ impl State {
             Ok(supervise) => {
                 tell(supervise, supervise::Message::Svc { letters: vec![Letter::Alarm], reply: None })
             }
-            Err(refusal) => tracing::warn!(service = name, %refusal, "alarm has nobody to wake"),
+            Err(refusal) => tracing::warn!(service = name, %refusal, "svscan: alarm for {name}: {refusal}"),
         }
     }
 
@@ -349,7 +349,8 @@ impl State {
         match Supervise::spawn_linked(None, Supervise, arguments, myself.get_cell()).await {
             Ok((supervise, _)) => service.supervise = Some(supervise),
             Err(error) => {
-                tracing::error!(service = service.spec.name, %error, "supervise cannot start");
+                let name = service.spec.name.as_str();
+                tracing::error!(service = name, %error, "svscan: unable to start supervise {name}: {error}");
                 self.respawn_later(myself, nth);
             }
         }
@@ -390,7 +391,7 @@ impl State {
         let name = &self.services[nth].spec.name;
         metrics::gauge!("mailtree_service_up", "service" => name.clone()).set(0.0);
         if !left {
-            tracing::error!(service = name, reason, "supervise died");
+            tracing::error!(service = name, reason, "svscan: supervise {name} died: {reason}");
         }
         match self.stop {
             Some(step) if step.service == nth => self.stop_from(myself, nth),
@@ -402,7 +403,7 @@ impl State {
 
     fn begin_stop(&mut self, myself: &Ref) {
         if self.stop.is_none() {
-            tracing::info!("services are told to stop, the last one first");
+            tracing::info!("svscan: stopping all services, the last one first");
             self.stop_from(myself, self.services.len());
         }
     }
@@ -426,12 +427,13 @@ impl State {
     /// A service that neither stops nor dies must not hold the stop up.
     fn step_over(&self, nth: usize) {
         let Service { spec, supervise: Some(supervise), .. } = &self.services[nth] else { return };
-        tracing::error!(service = spec.name, "service did not stop in time and is left behind");
+        let name = spec.name.as_str();
+        tracing::error!(service = name, "svscan: {name} did not stop in time and is left behind");
         supervise.kill();
     }
 
     fn kill(&mut self, myself: &Ref) {
-        tracing::warn!("all services are killed");
+        tracing::warn!("svscan: all services are killed");
         self.stop = Some(Step { service: 0 });
         // With svscan end its children, and theirs.
         myself.kill();

@@ -81,7 +81,9 @@ fn up(home: &Path) -> Result<Ending, Failure> {
             })
         });
         let ending = signals.pass_on(&tree, "send", ended).await;
-        drop(greeting.map(|greeting| greeting.abort()));
+        if let Some(greeting) = greeting {
+            greeting.abort();
+        }
         Ok(ending)
     });
     // Blocked threads of a tree that was killed must not hold up the exit.

@@ -167,13 +167,13 @@ async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: &T
                 let (tree, queue) = (tree.clone(), Arc::clone(queue));
                 connections.spawn(async move {
                     if let Err(error) = converse(stream, &tree, &queue).await {
-                        tracing::debug!(%error, "control connection failed");
+                        tracing::debug!(%error, "control: connection failed: {error}");
                     }
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "control socket cannot accept");
+                tracing::warn!(%error, "control: unable to accept: {error}");
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }
