@@ -28,7 +28,8 @@ impl Permits {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         metrics::gauge!("mailtree_permits_limit", "permit" => kind.to_owned()).set(limit as f64);
         let in_use = metrics::gauge!("mailtree_permits_in_use", "permit" => kind.to_owned());
-        in_use.set(0.0);
+        // Permits of an earlier incarnation may still be counted here.
+        in_use.increment(0.0);
         Self { semaphore: Arc::new(Semaphore::new(limit)), in_use }
     }
 
