@@ -86,7 +86,7 @@ async fn deliver(state: &State, delivery: &Delivery, recipient: &[u8]) -> Result
         state
             .arguments
             .queue
-            .deliver(delivery.id, dir.clone(), name, head.clone())
+            .deliver(delivery.id, dir.clone(), name, head.clone(), Arc::clone(&delivery.running))
             .await
             .map_err(|error| maildir_trouble(dir, &error))?;
     }

@@ -1,5 +1,7 @@
 //! What a spawner gets, and how it reports.
 
+use std::sync::Arc;
+
 use mailtree_protocols::queue::MessageId;
 use mailtree_protocols::report::Report;
 use mailtree_protocols::smtproutes::Route;
@@ -23,7 +25,7 @@ pub struct Delivery {
     /// Where to report.
     pub report: ReportPort,
     /// Keeps a new qmail-send from starting while this one's work is under way.
-    pub running: Permit,
+    pub running: Arc<Permit>,
 }
 
 /// Takes one report for each recipient of a delivery. Dropped without, it reports that the worker crashed, so that a

@@ -178,7 +178,7 @@ impl State {
             Channel::Remote => "qmail-remote crashed.\n",
         };
         let report = ReportPort::new(self.myself.clone(), serial, crashed);
-        let delivery = Delivery { id, sender, recipients: addresses, route: group.route, serial, report, running };
+        let delivery = Delivery { id, sender, recipients: addresses, route: group.route, serial, report, running: Arc::new(running) };
         // A spawner that is gone drops the delivery, and that is reported.
         match channel {
             Channel::Local => drop(self.lspawn.cast(lspawn::Message::Deliver(delivery))),

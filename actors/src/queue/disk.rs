@@ -19,9 +19,11 @@ use mailtree_protocols::envelope::{self, Envelope, Recipient};
 use mailtree_protocols::queue::{Channel, Dir, Files, MessageId, OSSIFIED, SPLIT, State};
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 
+use super::blank::Blanks;
 use super::crash::{Point, reached};
 use super::trigger::Trigger;
 use crate::clock::unix;
+use crate::permit::Permit;
 
 /// Largest envelope file that is read back.
 const MAX_ENVELOPE: u64 = 64 * 1024 * 1024;
@@ -35,6 +37,10 @@ pub struct Disk {
     root: PathBuf,
     directory: File,
     drafts: AtomicU64,
+    /// For `mess`, `intd` and `todo`.
+    public: Blanks,
+    /// For `info`, `local` and `remote`.
+    private: Blanks,
 }
 
 /// The filesystems that a batch must make durable before it goes on.
@@ -87,7 +93,14 @@ impl Disk {
     /// # Errors
     /// When it is not a directory that can be opened.
     pub fn open(root: &Path) -> io::Result<Self> {
-        Ok(Self { root: root.to_owned(), directory: File::open(root)?, drafts: AtomicU64::new(0) })
+        let pid = root.join("pid");
+        Ok(Self {
+            root: root.to_owned(),
+            directory: File::open(root)?,
+            drafts: AtomicU64::new(0),
+            public: Blanks::new(&pid, 0o644),
+            private: Blanks::new(&pid, 0o600),
+        })
     }
 
     fn path(&self, dir: Dir, id: MessageId) -> PathBuf {
@@ -113,6 +126,9 @@ impl Disk {
 
     /// Begins a file in `pid/`.
     fn draft(&self) -> io::Result<Draft> {
+        if let Some((file, path)) = self.public.take() {
+            return Ok(Draft { file, path, linked: false });
+        }
         let n = self.drafts.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("{}.{}.{}.{n}", std::process::id(), now.as_secs(), now.subsec_nanos());
@@ -121,14 +137,25 @@ impl Disk {
         Ok(Draft { file, path, linked: false })
     }
 
-    fn write(&self, dir: Dir, id: MessageId, bytes: &[u8], mode: u32) -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(self.path(dir, id))?;
-        file.write_all(bytes)
+    fn blanks(&self, dir: Dir) -> &Blanks {
+        match dir {
+            Dir::Mess | Dir::Intd | Dir::Todo => &self.public,
+            Dir::Info | Dir::Local | Dir::Remote | Dir::Bounce => &self.private,
+        }
+    }
+
+    fn write(&self, dir: Dir, id: MessageId, bytes: &[u8]) -> io::Result<()> {
+        let blanks = self.blanks(dir);
+        let path = self.path(dir, id);
+        if let Some((mut file, blank)) = blanks.take() {
+            return file.write_all(bytes).and_then(|()| fs::rename(&blank, path));
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(blanks.mode()).open(path)?.write_all(bytes)
     }
 
     fn unlink(&self, dir: Dir, id: MessageId) -> io::Result<()> {
-        absent_is_fine(fs::remove_file(self.path(dir, id)))
+        self.blanks(dir).retire(&self.path(dir, id))
     }
 
     fn exists(&self, dir: Dir, id: MessageId) -> io::Result<bool> {
@@ -451,7 +478,7 @@ impl Operation for Commit {
         let id = self.link(disk)?;
         self.id = Some(id);
         reached(Point::MessLinked);
-        disk.write(Dir::Intd, id, &self.envelope, 0o644)?;
+        disk.write(Dir::Intd, id, &self.envelope)?;
         reached(Point::IntdWritten);
         unsynced.need(&disk.directory)
     }
@@ -533,7 +560,7 @@ impl Preprocess {
                 (Channel::Remote, address) => remote.push(address),
             }
         }
-        disk.write(Dir::Info, id, &envelope::info(&envelope.sender).map_err(io::Error::other)?, 0o600)?;
+        disk.write(Dir::Info, id, &envelope::info(&envelope.sender).map_err(io::Error::other)?)?;
         reached(Point::InfoWritten);
         let list = |channel: Channel, addresses: &[Vec<u8>]| {
             if addresses.is_empty() {
@@ -543,7 +570,7 @@ impl Preprocess {
             }
             let records =
                 envelope::channel(addresses.iter().map(Vec::as_slice)).map_err(io::Error::other)?;
-            disk.write(channel.dir(), id, &records, 0o600)?;
+            disk.write(channel.dir(), id, &records)?;
             envelope::parse_channel(&records).map_err(io::Error::other)
         };
         let (local, remote) = (list(Channel::Local, &local)?, list(Channel::Remote, &remote)?);
@@ -692,6 +719,8 @@ pub(super) struct Maildir {
     pub(super) head: Vec<u8>,
     /// Set by `prepare`.
     pub(super) file: Option<File>,
+    /// Keeps a new qmail-send from starting: by then the message's number could be another message's.
+    pub(super) _running: Arc<Permit>,
 }
 
 impl Maildir {
@@ -745,7 +774,7 @@ impl Operation for Maildir {
     }
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -4,6 +4,7 @@
 //! Dies when: a sync fails, or the queue directory is gone. After a restart: messages that were being received are gone
 //! with their sessions' connections or finish on the old threads; nothing that was accepted depends on this actor.
 
+mod blank;
 pub mod crash;
 pub mod disk;
 mod reception;
@@ -21,7 +22,7 @@ use mailtree_protocols::received::Invoker;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::answer::answer;
-use crate::permit::Permits;
+use crate::permit::{Permit, Permits};
 use crate::service::{Control, StartError};
 use crate::wire::{Unanswered, Wire};
 use disk::{Disk, Preprocessed};
@@ -111,15 +112,17 @@ impl Queue {
         self.threads()?.run(disk::End { id }).await
     }
 
-    /// Delivers message `id` as `maildir/new/name`, with `head` above it; durable when it returns.
+    /// Delivers message `id` as `maildir/new/name`, with `head` above it; durable when it returns. `running` is held
+    /// until then, even if nobody waits any more.
     pub(crate) async fn deliver(
         &self,
         id: MessageId,
         maildir: PathBuf,
         name: String,
         head: Vec<u8>,
+        running: Arc<Permit>,
     ) -> Result<(), Error> {
-        self.threads()?.run(disk::Maildir { id, maildir, name, head, file: None }).await
+        self.threads()?.run(disk::Maildir { id, maildir, name, head, file: None, _running: running }).await
     }
 }
 
