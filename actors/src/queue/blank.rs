@@ -2,10 +2,11 @@
 //!
 //! ext4 hands out no inode again within five seconds of its deletion, and looks through all of those each time it needs
 //! one: a queue that creates and unlinks four files a message spends most of its time there. So a file that is done is
-//! renamed into `pid/`, and emptied when it is taken for something new. A restart sweeps what is left.
+//! renamed into `pid/` and written over when it is taken for something new. It is not emptied first: ext4 writes a file
+//! out at once that was truncated to nothing and filled again. A restart sweeps what is left.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,13 +23,52 @@ pub(super) struct Blanks {
     directory: PathBuf,
     mode: u32,
     names: AtomicU64,
-    paths: Mutex<Vec<PathBuf>>,
+    files: Mutex<Vec<(PathBuf, u64)>>,
+}
+
+/// A file to be written from its beginning. What it held before is cut off by [`Blank::finish`].
+#[derive(Debug)]
+pub(super) struct Blank {
+    pub(super) path: PathBuf,
+    file: File,
+    /// Bytes it held.
+    old: u64,
+    /// Bytes written.
+    written: u64,
+}
+
+impl Blank {
+    /// A file that holds nothing.
+    pub(super) fn new(path: PathBuf, file: File) -> Self {
+        Self { path, file, old: 0, written: 0 }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// It is written: nothing of what it held before is left in it. Before anybody else may see it.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        if self.old > self.written { self.file.set_len(self.written) } else { Ok(()) }
+    }
+}
+
+impl Write for Blank {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Blanks {
     /// Files of `mode` in `directory`.
     pub(super) fn new(directory: &Path, mode: u32) -> Self {
-        Self { directory: directory.to_owned(), mode, names: AtomicU64::new(0), paths: Mutex::default() }
+        Self { directory: directory.to_owned(), mode, names: AtomicU64::new(0), files: Mutex::default() }
     }
 
     /// The mode.
@@ -36,12 +76,12 @@ impl Blanks {
         self.mode
     }
 
-    /// An empty file, open for writing, and where it is. Whoever takes it renames or unlinks it.
-    pub(super) fn take(&self) -> Option<(File, PathBuf)> {
-        let path = self.paths.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+    /// A file to be written. Whoever takes it renames or unlinks it.
+    pub(super) fn take(&self) -> Option<Blank> {
+        let (path, old) = self.files.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         // One that somebody removed is no loss.
-        let file = OpenOptions::new().write(true).truncate(true).open(&path).ok()?;
-        Some((file, path))
+        let file = OpenOptions::new().write(true).open(&path).ok()?;
+        Some(Blank { path, file, old, written: 0 })
     }
 
     /// Keeps the file at `path` for later, or unlinks it. That there is none is fine.
@@ -51,27 +91,26 @@ impl Blanks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let full = self.paths.lock().unwrap_or_else(PoisonError::into_inner).len() >= KEPT;
+        let full = self.files.lock().unwrap_or_else(PoisonError::into_inner).len() >= KEPT;
         if full || size > MAX_SIZE {
             return super::disk::absent_is_fine(fs::remove_file(path));
         }
         let n = self.names.fetch_add(1, Ordering::Relaxed);
         let blank = self.directory.join(format!("blank.{:o}.{}.{n}", self.mode, std::process::id()));
         fs::rename(path, &blank)?;
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner).push(blank);
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push((blank, size));
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
     #[test]
-    fn a_retired_file_comes_back_empty_with_its_inode() {
+    fn a_retired_file_comes_back_with_its_inode_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let blanks = Blanks::new(dir.path(), 0o644);
         let path = dir.path().join("928119");
@@ -79,9 +118,11 @@ mod tests {
         let inode = fs::metadata(&path).unwrap().ino();
         blanks.retire(&path).unwrap();
         assert!(!path.exists());
-        let (mut file, _) = blanks.take().unwrap();
-        assert_eq!((file.metadata().unwrap().ino(), file.metadata().unwrap().len()), (inode, 0));
-        file.write_all(b"new").unwrap();
+        let mut blank = blanks.take().unwrap();
+        assert_eq!(blank.file().metadata().unwrap().ino(), inode);
+        blank.write_all(b"new").unwrap();
+        blank.finish().unwrap();
+        assert_eq!(fs::read(&blank.path).unwrap(), b"new");
         assert!(blanks.take().is_none());
         blanks.retire(&dir.path().join("nothing")).unwrap();
     }

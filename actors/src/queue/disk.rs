@@ -19,7 +19,7 @@ use mailtree_protocols::envelope::{self, Envelope, Recipient};
 use mailtree_protocols::queue::{Channel, Dir, Files, MessageId, OSSIFIED, SPLIT, State};
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 
-use super::blank::Blanks;
+use super::blank::{Blank, Blanks};
 use super::crash::{Point, reached};
 use super::trigger::Trigger;
 use crate::clock::unix;
@@ -126,15 +126,15 @@ impl Disk {
 
     /// Begins a file in `pid/`.
     fn draft(&self) -> io::Result<Draft> {
-        if let Some((file, path)) = self.public.take() {
-            return Ok(Draft { file, path, linked: false });
+        if let Some(blank) = self.public.take() {
+            return Ok(Draft { blank, linked: false });
         }
         let n = self.drafts.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("{}.{}.{}.{n}", std::process::id(), now.as_secs(), now.subsec_nanos());
         let path = self.root.join("pid").join(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path)?;
-        Ok(Draft { file, path, linked: false })
+        Ok(Draft { blank: Blank::new(path, file), linked: false })
     }
 
     fn blanks(&self, dir: Dir) -> &Blanks {
@@ -147,8 +147,10 @@ impl Disk {
     fn write(&self, dir: Dir, id: MessageId, bytes: &[u8]) -> io::Result<()> {
         let blanks = self.blanks(dir);
         let path = self.path(dir, id);
-        if let Some((mut file, blank)) = blanks.take() {
-            return file.write_all(bytes).and_then(|()| fs::rename(&blank, path));
+        if let Some(mut blank) = blanks.take() {
+            blank.write_all(bytes)?;
+            blank.finish()?;
+            return fs::rename(&blank.path, path);
         }
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(blanks.mode()).open(path)?.write_all(bytes)
@@ -382,18 +384,17 @@ pub struct Surveyed {
 /// A message being received, in `pid/`. Dropped before it is linked, it takes its file along.
 #[derive(Debug)]
 pub(super) struct Draft {
-    file: File,
-    path: PathBuf,
+    blank: Blank,
     linked: bool,
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.linked
-            && let Err(error) = absent_is_fine(fs::remove_file(&self.path))
+            && let Err(error) = absent_is_fine(fs::remove_file(&self.blank.path))
         {
             // Harmless: the sweep takes it.
-            tracing::warn!("warning: unable to unlink {}: {error}", self.path.display());
+            tracing::warn!("warning: unable to unlink {}: {error}", self.blank.path.display());
         }
     }
 }
@@ -412,7 +413,7 @@ impl Operation for Spill {
             Some(draft) => draft,
             None => disk.draft()?,
         };
-        self.draft.insert(draft).file.write_all(&self.bytes)
+        self.draft.insert(draft).blank.write_all(&self.bytes)
     }
 
     fn publish(&mut self, _: &Disk, _: &mut Unsynced) -> io::Result<()> {
@@ -452,14 +453,15 @@ impl Commit {
                 Some(draft) => draft,
                 None => disk.draft()?,
             };
-            if let Some(Draft { path, .. }) = held.last() {
-                io::copy(&mut File::open(path)?, &mut draft.file)?;
+            if let Some(Draft { blank, .. }) = held.last() {
+                io::copy(&mut File::open(&blank.path)?, &mut draft.blank)?;
             } else {
-                draft.file.write_all(&self.bytes)?;
+                draft.blank.write_all(&self.bytes)?;
             }
+            draft.blank.finish()?;
             reached(Point::MessWritten);
-            let id = MessageId(draft.file.metadata()?.ino());
-            match rustix::fs::renameat_with(CWD, &draft.path, CWD, disk.mess(id), RenameFlags::NOREPLACE) {
+            let id = MessageId(draft.blank.file().metadata()?.ino());
+            match rustix::fs::renameat_with(CWD, &draft.blank.path, CWD, disk.mess(id), RenameFlags::NOREPLACE) {
                 Ok(()) => {
                     draft.linked = true;
                     return Ok(id);
