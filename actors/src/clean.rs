@@ -45,7 +45,12 @@ impl Actor for Clean {
         Ok(queue)
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, queue: &mut Queue) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        queue: &mut Queue,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Foop { id, running, ended } => {
                 let queue = queue.clone();

@@ -125,7 +125,11 @@ impl Actor for Exporter {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let listener = arguments.sockets.listen(&arguments.service, arguments.listen)?;
         let page = {
             let handle = arguments.handle.clone();
@@ -139,7 +143,12 @@ impl Actor for Exporter {
         Ok(State { arguments, server })
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Upkeep => {
                 state.arguments.handle.run_upkeep();

@@ -200,7 +200,12 @@ impl Actor for Log {
         Ok(State { stop })
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let Message::Failed(cause) = message;
         state.stop.0.store(true, Ordering::Release);
         Err(format!("unable to write to standard output: {cause}").into())

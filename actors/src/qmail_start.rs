@@ -82,10 +82,17 @@ impl Actor for QmailStart {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
-        let Arguments { queue, controls, running: Running(running), send: wire, lspawn, rspawn, grace } = arguments;
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { queue, controls, running: Running(running), send: wire, lspawn, rspawn, grace } =
+            arguments;
         let all = tokio::time::timeout(OLD_ONES, running.acquire_many(RUNNING)).await;
-        let all = all.map_err(|_| StartError::Temporary("an earlier qmail-send is still writing to the queue".into()))?;
+        let all = all.map_err(|_| {
+            StartError::Temporary("an earlier qmail-send is still writing to the queue".into())
+        })?;
         let cell = myself.get_cell();
         let (clean, _) = Actor::spawn_linked(None, Clean, queue.clone(), cell.clone()).await?;
         let (lspawn, _) = Actor::spawn_linked(None, Lspawn, lspawn, cell.clone()).await?;
@@ -105,7 +112,12 @@ impl Actor for QmailStart {
         Ok(State { clean, lspawn, rspawn, send, grace })
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let Message::Control(control) = message;
         drop(state.send.cast(control.into()));
         Ok(())
@@ -136,9 +148,13 @@ impl Actor for QmailStart {
         send.connect(state.send.clone());
         match send.call(qmail_send::Message::Exit, state.grace).await {
             Ok(()) | Err(Unanswered::Down | Unanswered::Dropped) => (),
-            Err(Unanswered::Late) => tracing::warn!("warning: deliveries under way are cut and will be tried again"),
+            Err(Unanswered::Late) => {
+                tracing::warn!("warning: deliveries under way are cut and will be tried again")
+            }
         }
-        for cell in [state.send.get_cell(), state.rspawn.get_cell(), state.lspawn.get_cell(), state.clean.get_cell()] {
+        for cell in
+            [state.send.get_cell(), state.rspawn.get_cell(), state.lspawn.get_cell(), state.clean.get_cell()]
+        {
             cell.stop(None);
         }
         Ok(())

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
@@ -155,7 +157,11 @@ impl Actor for Dns {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let dns = build(&arguments).map_err(|error| StartError::Temporary(format!("resolver: {error}")))?;
         arguments.resolver.wire.connect(myself);
         Ok(State { arguments, dns, running: JoinSet::new() })
@@ -174,7 +180,8 @@ impl Actor for Dns {
                 let deadline = state.arguments.resolver.deadline;
                 state.running.spawn(async move {
                     let asked = tokio::time::timeout(deadline, lookup(&dns, &question)).await;
-                    let result = asked.unwrap_or_else(|_| Err(Failure::Temporary("no answer in time".into())));
+                    let result =
+                        asked.unwrap_or_else(|_| Err(Failure::Temporary("no answer in time".into())));
                     let outcome = match &result {
                         Ok(_) => "found",
                         Err(Failure::NoName) => "no-name",
@@ -237,7 +244,8 @@ async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Fail
             ))
         }
         Question::Addresses(host) => {
-            let (v4, v6) = tokio::join!(records(dns, host, RecordType::A), records(dns, host, RecordType::AAAA));
+            let (v4, v6) =
+                tokio::join!(records(dns, host, RecordType::A), records(dns, host, RecordType::AAAA));
             // Half an answer is good enough to deliver to; no answer is not "no address" while one half failed.
             let mut found = Vec::new();
             let mut failure = None;

@@ -61,7 +61,8 @@ impl Bounce {
     #[must_use]
     pub fn head(&self, from: &From, now: Timestamp, sender: &[u8], paragraphs: &[u8]) -> Vec<u8> {
         let Some((_, to)) = self.envelope() else { return Vec::new() };
-        let mut head = format!("Date: {}\nFrom: {}@{}\nTo: ", date(now), from.bouncefrom, from.bouncehost).into_bytes();
+        let mut head =
+            format!("Date: {}\nFrom: {}@{}\nTo: ", date(now), from.bouncefrom, from.bouncehost).into_bytes();
         head.extend(shown(to));
         head.extend_from_slice(b"\nSubject: failure notice\n\nHi. This is the qmail-send program at ");
         head.extend_from_slice(from.bouncehost.as_bytes());
@@ -168,8 +169,10 @@ mod tests {
 
     #[test]
     fn a_bounce_reads_as_qmail_send_writes_it() {
-        let paragraphs = paragraph(b"b@y.test", "10.0.0.1 does not like recipient.\n\n\nRemote host said: 550\n");
-        let head = Bounce::of(b"a@x.test", &from()).head(&from(), Timestamp::UNIX_EPOCH, b"a@x.test", &paragraphs);
+        let paragraphs =
+            paragraph(b"b@y.test", "10.0.0.1 does not like recipient.\n\n\nRemote host said: 550\n");
+        let head =
+            Bounce::of(b"a@x.test", &from()).head(&from(), Timestamp::UNIX_EPOCH, b"a@x.test", &paragraphs);
         assert_eq!(
             String::from_utf8(head).unwrap(),
             "Date: 1 Jan 1970 00:00:00 -0000\n\

@@ -5,7 +5,8 @@
 #[must_use]
 pub fn candidates(dash: &[u8], ext: &[u8]) -> Vec<Candidate> {
     let mut found = Vec::new();
-    let safe: Vec<u8> = ext.to_ascii_lowercase().into_iter().map(|b| if b == b'.' { b':' } else { b }).collect();
+    let safe: Vec<u8> =
+        ext.to_ascii_lowercase().into_iter().map(|b| if b == b'.' { b':' } else { b }).collect();
     let base = [b".qmail", dash].concat();
     found.push(Candidate { file: [&base[..], &safe].concat(), default: None });
     if dash.is_empty() {
@@ -144,7 +145,10 @@ mod tests {
             ("# only a comment\n", vec![]),
             ("./Maildir/\n", vec![I::Maildir(b"./Maildir/".to_vec())]),
             ("/var/mail/bob \n", vec![I::Mbox(b"/var/mail/bob".to_vec())]),
-            ("&a@x.test\nb@y.test\n\n", vec![I::Forward(b"a@x.test".to_vec()), I::Forward(b"b@y.test".to_vec())]),
+            (
+                "&a@x.test\nb@y.test\n\n",
+                vec![I::Forward(b"a@x.test".to_vec()), I::Forward(b"b@y.test".to_vec())],
+            ),
             ("|preline procmail", vec![I::Program(b"preline procmail".to_vec())]),
             ("| /home/vpopmail/bin/vdelivermail '' bounce-no-mailbox\n", vec![bounce()]),
             ("|~vpopmail/bin/vdelivermail  ''  delete", vec![I::Vdelivermail(UnknownUser::Delete)]),

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-
 /// Who handed a message to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invoker {
@@ -48,9 +47,17 @@ pub struct Client<'a> {
 pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     let host = safe(client.host.unwrap_or("unknown").as_bytes());
     let helo = safe(client.helo);
-    let helo = if helo.is_empty() || helo.eq_ignore_ascii_case(&host) { String::new() } else { format!(" (HELO {helo})") };
+    let helo = if helo.is_empty() || helo.eq_ignore_ascii_case(&host) {
+        String::new()
+    } else {
+        format!(" (HELO {helo})")
+    };
     let Client { ip, local, protocol, .. } = client;
-    format!("Received: from {host}{helo} ({ip})\n  by {} with {protocol}; {}\n", safe(local.as_bytes()), date(now))
+    format!(
+        "Received: from {host}{helo} ({ip})\n  by {} with {protocol}; {}\n",
+        safe(local.as_bytes()),
+        date(now)
+    )
 }
 
 /// `26 Sep 1995 04:46:54 -0000`, as qmail writes dates.

@@ -94,7 +94,10 @@ mod tests {
     #[test]
     fn reports_are_logged_on_one_line() {
         let report = Report::success("127.0.0.1 accepted message.\nRemote host said: 250 ok 100%\n");
-        assert_eq!(safe(report.text.as_bytes()), "127.0.0.1_accepted_message./Remote_host_said:_250_ok_100_/");
+        assert_eq!(
+            safe(report.text.as_bytes()),
+            "127.0.0.1_accepted_message./Remote_host_said:_250_ok_100_/"
+        );
         assert_eq!(safe("ä\x7f\0".as_bytes()), "____");
     }
 

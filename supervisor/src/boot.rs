@@ -98,10 +98,17 @@ pub fn services(
         queue: Queue::new(Arc::new(disk), trigger),
         running: Running::default(),
         send,
-        configuration: Configuration { home: home.to_owned(), good: Arc::new(std::sync::Mutex::new(Arc::clone(&host))) },
+        configuration: Configuration {
+            home: home.to_owned(),
+            good: Arc::new(std::sync::Mutex::new(Arc::clone(&host))),
+        },
     };
     let mut services = vec![log(lines.clone())];
-    services.push(control::service(home.to_owned(), tree.clone(), queue_requests::answer_with(shared.send.clone())));
+    services.push(control::service(
+        home.to_owned(),
+        tree.clone(),
+        queue_requests::answer_with(shared.send.clone()),
+    ));
     for (name, service) in &host.services {
         if let Service::Metrics(_) = service {
             services.push(metrics(name, shared.clone(), recorder.clone()));
@@ -147,7 +154,9 @@ fn metrics(name: &str, shared: Shared, handle: PrometheusHandle) -> ServiceSpec 
         let (shared, handle, service) = (shared.clone(), handle.clone(), service.clone());
         Box::pin(async move {
             let host = shared.configuration.read();
-            let Some(Service::Metrics(metrics)) = find(&host, &service) else { return Err(not_there(&service)) };
+            let Some(Service::Metrics(metrics)) = find(&host, &service) else {
+                return Err(not_there(&service));
+            };
             let sockets = shared.sockets.clone();
             let arguments = exporter::Arguments {
                 service: service.clone(),

@@ -106,7 +106,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 fn with_subcommand(arguments: Vec<OsString>) -> Vec<OsString> {
     let name = arguments.first().and_then(|name| Path::new(name).file_name());
     match name.and_then(|name| name.to_str()).filter(|name| links::NAMES.contains(name)) {
-        Some(name) => [OsString::from("mailtree"), name.into()].into_iter().chain(arguments.into_iter().skip(1)).collect(),
+        Some(name) => [OsString::from("mailtree"), name.into()]
+            .into_iter()
+            .chain(arguments.into_iter().skip(1))
+            .collect(),
         None => arguments,
     }
 }

@@ -49,7 +49,9 @@ pub(crate) fn answer_with(send: Wire<Message>) -> Queue {
         let send = send.clone();
         Box::pin(async move {
             let reply = match serde_json::from_value(request) {
-                Ok(request) => ask(&send, request).await.unwrap_or_else(|why| QueueReply::Error(why.to_string())),
+                Ok(request) => {
+                    ask(&send, request).await.unwrap_or_else(|why| QueueReply::Error(why.to_string()))
+                }
                 Err(error) => QueueReply::Error(error.to_string()),
             };
             serde_json::to_value(reply).unwrap_or_default()

@@ -92,7 +92,8 @@ mod needs_python3 {
     #[test]
     fn smtplib_sends_a_message() {
         let host = Host::start();
-        let bytes = TEXT.replace('\n', "\r\n").bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        let bytes =
+            TEXT.replace('\n', "\r\n").bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
         let script = format!(
             "print(s.sendmail('sender@mx.test', ['bob@mx.test'], b'{bytes}', ['BODY=8BITMIME']))\ns.quit()"
         );

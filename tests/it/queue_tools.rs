@@ -31,11 +31,7 @@ fn qread_prints_what_qmail_qread_prints() {
     assert!(like(&format!("* GMT  #{id}  *  <sender@mx.test> "), lines[0]), "{said:?}");
     let mut recipients = lines[1..].to_vec();
     recipients.sort_unstable();
-    assert_eq!(
-        recipients,
-        ["\tremote\tx@far.test", "\tremote\ty@far.test"],
-        "{said:?}"
-    );
+    assert_eq!(recipients, ["\tremote\tx@far.test", "\tremote\ty@far.test"], "{said:?}");
 }
 
 #[test]

@@ -103,9 +103,9 @@ fn one_local_delivery_is_logged_as_qmail_send_logs_it() {
         format!("new msg {id}"),
         format!("info msg {id}: bytes * from <sender@mx.test> qp * uid *"),
         format!("starting delivery 1: msg {id} to local mx.test-bob@mx.test"),
-        "status: local 1/10 remote 0/20".to_owned(),
+        "status: local 1/100 remote 0/100".to_owned(),
         "delivery 1: success: did_*".to_owned(),
-        "status: local 0/10 remote 0/20".to_owned(),
+        "status: local 0/100 remote 0/100".to_owned(),
         format!("end msg {id}"),
     ];
     let send = |line: &&String| {
@@ -299,7 +299,8 @@ mod needs_postfix {
         assert_eq!(bodies.len(), 1, "bodies differ: {bodies:?}");
         let body = bodies.first().unwrap();
         assert!(
-            body.len() >= 1000 && body.trim_end().chars().all(|byte| byte == 'X' || byte == '\n' || byte.is_ascii_digit()),
+            body.len() >= 1000
+                && body.trim_end().chars().all(|byte| byte == 'X' || byte == '\n' || byte.is_ascii_digit()),
             "{body:?}"
         );
         let id = |message: &str| {

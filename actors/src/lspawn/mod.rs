@@ -52,7 +52,11 @@ impl Actor for Lspawn {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         Ok(State { arguments: Arc::new(arguments), cdb_files: CdbFiles::default() })
     }
 

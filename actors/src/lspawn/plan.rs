@@ -53,7 +53,9 @@ pub(super) fn plan(state: &State, recipient: &[u8], mess: &Path) -> Result<Plan,
         plan.delivered_to = one_line(&[&home.ext.to_ascii_lowercase(), &b"@"[..], host].concat());
     }
     if is_looping(mess, &plan.delivered_to).map_err(unreadable_mess)? {
-        return Err(Report::failure("This message is looping: it already has my Delivered-To line. (#5.4.6)\n"));
+        return Err(Report::failure(
+            "This message is looping: it already has my Delivered-To line. (#5.4.6)\n",
+        ));
     }
     for instruction in instructions {
         match instruction {
@@ -90,14 +92,19 @@ fn check_home(home: &Path) -> Result<(), Report> {
     let mode = match fs::metadata(home) {
         Ok(meta) => meta.permissions().mode(),
         Err(error) => {
-            return Err(Report::deferral(format!("Unable to switch to {}: {error}. (#4.3.0)\n", home.display())));
+            return Err(Report::deferral(format!(
+                "Unable to switch to {}: {error}. (#4.3.0)\n",
+                home.display()
+            )));
         }
     };
     if mode & 0o002 != 0 {
         return Err(Report::deferral("Uh-oh: home directory is writable. (#4.7.0)\n"));
     }
     if mode & 0o1000 != 0 {
-        return Err(Report::deferral("Home directory is sticky: user is editing his .qmail file. (#4.2.1)\n"));
+        return Err(Report::deferral(
+            "Home directory is sticky: user is editing his .qmail file. (#4.2.1)\n",
+        ));
     }
     Ok(())
 }
@@ -142,7 +149,9 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
         return Err(Report::deferral("Uh-oh: .qmail file is writable. (#4.7.0)\n"));
     }
     if meta.len() > MAX_DOTQMAIL {
-        return Err(Report::deferral(format!("Uh-oh: .qmail file is larger than {MAX_DOTQMAIL} bytes. (#4.7.0)\n")));
+        return Err(Report::deferral(format!(
+            "Uh-oh: .qmail file is larger than {MAX_DOTQMAIL} bytes. (#4.7.0)\n"
+        )));
     }
     let mut text = Vec::new();
     file.take(MAX_DOTQMAIL).read_to_end(&mut text).map_err(trouble)?;
@@ -171,7 +180,9 @@ fn obey(home: &Path, instruction: Instruction, plan: &mut Plan) -> Result<(), Re
             return Err(Report::deferral("This host does not deliver to mbox files yet. (#4.3.5)\n"));
         }
         Instruction::Program(_) => {
-            return Err(Report::deferral("This host does not run programs from .qmail files yet. (#4.3.5)\n"));
+            return Err(Report::deferral(
+                "This host does not run programs from .qmail files yet. (#4.3.5)\n",
+            ));
         }
         Instruction::Vdelivermail(_) => {
             return Err(Report::deferral("Uh-oh: a user's .qmail file calls vdelivermail. (#4.3.5)\n"));

@@ -208,7 +208,11 @@ impl Actor for QmailSend {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let Arguments { queue, controls, running, lspawn, rspawn, clean } = arguments;
         let control = controls.send().map_err(|error| {
             let cause = format!("alert: cannot start: unable to read controls: {error}");
@@ -216,8 +220,9 @@ impl Actor for QmailSend {
         })?;
         let disk = Arc::clone(queue.disk());
         let survey = tokio::task::spawn_blocking(move || disk.survey()).await?;
-        let survey =
-            survey.map_err(|error| StartError::Temporary(format!("alert: cannot start: unable to read queue: {error}")))?;
+        let survey = survey.map_err(|error| {
+            StartError::Temporary(format!("alert: cannot start: unable to read queue: {error}"))
+        })?;
         let mut state = State {
             local: Lane::new(Channel::Local, control.concurrencylocal),
             remote: Lane::new(Channel::Remote, control.concurrencyremote),
@@ -446,7 +451,8 @@ impl State {
 
     fn clean(&self, id: MessageId, serial: u64, running: Permit) {
         let myself = self.myself.clone();
-        let ended: clean::Ended = Box::new(move |result| drop(myself.cast(Message::Ended { id, serial, result })));
+        let ended: clean::Ended =
+            Box::new(move |result| drop(myself.cast(Message::Ended { id, serial, result })));
         // clean lives and dies with us.
         drop(self.clean.cast(clean::Message::Foop { id, running, ended }));
     }
@@ -457,7 +463,11 @@ impl State {
             Ok(Some(qp)) => tracing::info!(msg = id.0, qp, "bounce msg {id} qp {qp}"),
             Ok(None) => tracing::info!(msg = id.0, "triple bounce: discarding bounce/{id}"),
             Err(cause) => {
-                tracing::warn!(msg = id.0, cause, "warning: trouble injecting bounce message, will try later");
+                tracing::warn!(
+                    msg = id.0,
+                    cause,
+                    "warning: trouble injecting bounce message, will try later"
+                );
                 self.end_failed(id);
                 return;
             }
@@ -545,7 +555,8 @@ impl State {
                 self.local.limit = control.concurrencylocal;
                 self.remote.limit = control.concurrencyremote;
                 for lane in [&self.local, &self.remote] {
-                    metrics::gauge!("mailtree_permits_limit", "permit" => lane.channel.name()).set(lane.limit as f64);
+                    metrics::gauge!("mailtree_permits_limit", "permit" => lane.channel.name())
+                        .set(lane.limit as f64);
                 }
                 self.control = control;
                 self.bad = Arc::default();

@@ -64,14 +64,22 @@ impl State {
         });
     }
 
-    pub(super) fn loaded(&mut self, id: MessageId, channel: Channel, recipients: Result<Vec<Recipient>, String>) {
+    pub(super) fn loaded(
+        &mut self,
+        id: MessageId,
+        channel: Channel,
+        recipients: Result<Vec<Recipient>, String>,
+    ) {
         let lane = self.lane(channel);
         lane.loading = lane.loading.saturating_sub(1);
         match recipients {
             Ok(recipients) => self.begin_pass(id, channel, recipients),
             Err(cause) => {
                 let name = channel.name();
-                tracing::warn!(msg = id.0, "warning: unable to open {name}/{id}; will try again later: {cause}");
+                tracing::warn!(
+                    msg = id.0,
+                    "warning: unable to open {name}/{id}; will try again later: {cause}"
+                );
                 self.wait_until(id, channel, unix_now() + SYSFAIL);
             }
         }
@@ -118,12 +126,17 @@ impl State {
         for recipient in recipients {
             let domain = address::split(&recipient.address).1.unwrap_or_default().to_ascii_lowercase();
             // With unreadable control files rspawn says so for each.
-            let route = control.as_ref().map_or(Route::Mx, |control| control.smtproutes.lookup(&domain).clone());
+            let route =
+                control.as_ref().map_or(Route::Mx, |control| control.smtproutes.lookup(&domain).clone());
             let key = match &route {
                 Route::Mx => domain,
                 Route::Relay { host, port } => format!("\0{host:?} {port:?}").into_bytes(),
             };
-            groups.entry(key).or_insert_with(|| Group { recipients: Vec::new(), route }).recipients.push(recipient);
+            groups
+                .entry(key)
+                .or_insert_with(|| Group { recipients: Vec::new(), route })
+                .recipients
+                .push(recipient);
         }
         let size = if verp { 1 } else { TRANSACTION };
         let mut pending = VecDeque::new();
@@ -166,7 +179,8 @@ impl State {
             // Messages take turns.
             lane.ready.push_back(id);
         }
-        let addresses: Vec<Vec<u8>> = recipients.iter().map(|(_, recipient)| recipient.address.clone()).collect();
+        let addresses: Vec<Vec<u8>> =
+            recipients.iter().map(|(_, recipient)| recipient.address.clone()).collect();
         let sender = match &*addresses {
             [only] => sender_for(&sender, only),
             _ => sender,
@@ -178,7 +192,15 @@ impl State {
             Channel::Remote => "qmail-remote crashed.\n",
         };
         let report = ReportPort::new(self.myself.clone(), serial, crashed);
-        let delivery = Delivery { id, sender, recipients: addresses, route: group.route, serial, report, running: Arc::new(running) };
+        let delivery = Delivery {
+            id,
+            sender,
+            recipients: addresses,
+            route: group.route,
+            serial,
+            report,
+            running: Arc::new(running),
+        };
         // A spawner that is gone drops the delivery, and that is reported.
         match channel {
             Channel::Local => drop(self.lspawn.cast(lspawn::Message::Deliver(delivery))),
@@ -200,7 +222,8 @@ impl State {
             let report = if dying { report.at_the_end_of_its_life() } else { report };
             let (word, text) = (report.class.word(), safe(report.text.as_bytes()));
             tracing::info!(msg = id.0, delivery, result = word, "delivery {delivery}: {word}: {text}");
-            metrics::counter!("mailtree_deliveries_total", "channel" => channel.name(), "result" => word).increment(1);
+            metrics::counter!("mailtree_deliveries_total", "channel" => channel.name(), "result" => word)
+                .increment(1);
             match report.class {
                 Class::Success => done.push(recipient.offset),
                 Class::Failure => {
@@ -283,7 +306,10 @@ impl State {
             if let Err(error) = queue.settle(settled).await {
                 // Only a restart would notice: it would try sooner.
                 let name = channel.name();
-                tracing::warn!(msg = id.0, "warning: unable to utime {name}/{id}; message will be retried too soon: {error}");
+                tracing::warn!(
+                    msg = id.0,
+                    "warning: unable to utime {name}/{id}; message will be retried too soon: {error}"
+                );
             }
             drop(running);
         });

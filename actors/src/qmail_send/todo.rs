@@ -61,7 +61,10 @@ impl State {
         if !failed.is_empty() {
             let mut bad: HashSet<MessageId> = self.bad.as_ref().clone();
             for (id, cause) in failed {
-                tracing::error!(msg = id.0, "alert: unable to preprocess todo/{id}; will try again later: {cause}");
+                tracing::error!(
+                    msg = id.0,
+                    "alert: unable to preprocess todo/{id}; will try again later: {cause}"
+                );
                 bad.insert(id);
             }
             self.bad = Arc::new(bad);

@@ -56,7 +56,9 @@ pub fn arm_from_env() -> Result<(), String> {
     let (name, count) = wish.split_once(':').unwrap_or((&wish, "1"));
     let index = Point::ALL.iter().position(|point| point.name() == name);
     let (Some(index), Ok(count @ 1..)) = (index, count.parse()) else {
-        return Err(format!("MAILTREE_CRASH_POINT={wish}: not NAME[:COUNT] with a name from `mailtree crash-points`"));
+        return Err(format!(
+            "MAILTREE_CRASH_POINT={wish}: not NAME[:COUNT] with a name from `mailtree crash-points`"
+        ));
     };
     COUNTDOWN.store(count, Ordering::Relaxed);
     ARMED.store(index + 1, Ordering::Relaxed);

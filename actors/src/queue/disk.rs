@@ -461,7 +461,13 @@ impl Commit {
             draft.blank.finish()?;
             reached(Point::MessWritten);
             let id = MessageId(draft.blank.file().metadata()?.ino());
-            match rustix::fs::renameat_with(CWD, &draft.blank.path, CWD, disk.mess(id), RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(
+                CWD,
+                &draft.blank.path,
+                CWD,
+                disk.mess(id),
+                RenameFlags::NOREPLACE,
+            ) {
                 Ok(()) => {
                     draft.linked = true;
                     return Ok(id);
@@ -570,8 +576,7 @@ impl Preprocess {
                 disk.unlink(channel.dir(), id)?;
                 return Ok(Vec::new());
             }
-            let records =
-                envelope::channel(addresses.iter().map(Vec::as_slice)).map_err(io::Error::other)?;
+            let records = envelope::channel(addresses.iter().map(Vec::as_slice)).map_err(io::Error::other)?;
             disk.write(channel.dir(), id, &records)?;
             envelope::parse_channel(&records).map_err(io::Error::other)
         };

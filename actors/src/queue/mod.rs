@@ -25,8 +25,8 @@ use crate::answer::answer;
 use crate::permit::{Permit, Permits};
 use crate::service::{Control, StartError};
 use crate::wire::{Unanswered, Wire};
-use disk::{Disk, Preprocessed};
 pub(crate) use disk::Route;
+use disk::{Disk, Preprocessed};
 pub use reception::{Accepted, Reception};
 use sync::{DiskThreads, Error};
 pub use trigger::Trigger;
@@ -194,7 +194,11 @@ impl Actor for QmailQueue {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let failed = {
             let myself = myself.clone();
             Arc::new(move |cause| drop(myself.cast(Message::SyncFailed(cause))))

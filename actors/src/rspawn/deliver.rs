@@ -71,7 +71,8 @@ async fn deliver(state: &State, delivery: &Delivery) -> Result<Outcome, Report> 
         Report::deferral("Unable to read control files. (#4.3.0)\n")
     })?;
     let domain = delivery.recipients.first().and_then(|recipient| address::split(recipient).1);
-    let domain = domain.ok_or_else(|| Report::failure("Sorry, address must include host name. (#5.1.3)\n"))?;
+    let domain =
+        domain.ok_or_else(|| Report::failure("Sorry, address must include host name. (#5.1.3)\n"))?;
     let (ips, port) = addresses(&state.arguments.resolver, domain, &delivery.route).await?;
     let port = port.unwrap_or(state.arguments.port);
     let path = state.arguments.queue.disk().mess(delivery.id);

@@ -59,9 +59,14 @@ impl Actor for Rspawn {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         // A table that cannot be read is an empty one: it only saves time.
-        let tcpto = tokio::fs::read(&arguments.tcpto).await.map(|bytes| Tcpto::parse(&bytes)).unwrap_or_default();
+        let tcpto =
+            tokio::fs::read(&arguments.tcpto).await.map(|bytes| Tcpto::parse(&bytes)).unwrap_or_default();
         Ok(State { arguments: Arc::new(arguments), tcpto: Arc::new(Mutex::new(tcpto)) })
     }
 

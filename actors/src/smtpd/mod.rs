@@ -152,7 +152,11 @@ impl Actor for SmtpdSession {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Turn>, state: &mut Option<State>) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Turn>,
+        state: &mut Option<State>,
+    ) -> Result<(), ActorProcessingErr> {
         // The permits and the socket must not wait in the parent's mailbox.
         drop(state.take());
         Ok(())
@@ -229,7 +233,10 @@ impl State {
 
     async fn open(&mut self) -> Result<(), Refusal> {
         let mut reception = self.smtpd.queue.open(Invoker::Network).await.map_err(|refused| {
-            tracing::warn!(pid = self.connection.end.pid(), "qmail-smtpd: warning: message refused: {refused}");
+            tracing::warn!(
+                pid = self.connection.end.pid(),
+                "qmail-smtpd: warning: message refused: {refused}"
+            );
             match refused {
                 Refused::Busy | Refused::Full => Refusal::no_room(),
                 Refused::Unanswered(_) => Refusal::qqt_failure(),
@@ -277,7 +284,13 @@ impl State {
         match timeout(COMMIT_TIMEOUT, commit).await {
             Ok(Ok(accepted)) => {
                 let (msg, pid) = (accepted.id.0, self.connection.end.pid());
-                tracing::debug!(msg, qp, pid, size = accepted.size, "qmail-smtpd: pid {pid} queued msg {msg} qp {qp}");
+                tracing::debug!(
+                    msg,
+                    qp,
+                    pid,
+                    size = accepted.size,
+                    "qmail-smtpd: pid {pid} queued msg {msg} qp {qp}"
+                );
                 Ok(Accepted { time: unix_now(), qp })
             }
             Ok(Err(error)) => Err(refusal(&error)),

@@ -43,20 +43,32 @@ impl Actor for Acceptor {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Turn>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Turn>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let Arguments { listeners, shared, tcpserver } = arguments;
         myself.cast(Turn)?;
         Ok(State { listeners, shared, tcpserver })
     }
 
-    async fn handle(&self, myself: ActorRef<Turn>, _: Turn, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Turn>,
+        _: Turn,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let permit = state.shared.permits.reserve().await;
         match state.accept().await {
             Ok(stream) => state.serve(stream, permit.begin()).await?,
             // The client has gone again.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => (),
             Err(error) if out_of_files(&error) => {
-                tracing::warn!(service = state.shared.arguments.service, "tcpserver: warning: unable to accept: {error}");
+                tracing::warn!(
+                    service = state.shared.arguments.service,
+                    "tcpserver: warning: unable to accept: {error}"
+                );
                 tokio::time::sleep(REST).await;
             }
             Err(error) => return Err(error.into()),
@@ -114,8 +126,5 @@ impl State {
 
 fn out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }

@@ -90,7 +90,11 @@ impl Actor for Tcpserver {
     type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Message>, arguments: Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         for address in &arguments.listen {
             // Bound here so that a port in use is a failed start.
             drop(arguments.sockets.listen(&arguments.service, *address)?);
@@ -154,7 +158,11 @@ impl Actor for Tcpserver {
         Ok(())
     }
 
-    async fn post_stop(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         state.shared.arguments.sockets.close(&state.shared.arguments.service);
         state.stop_accepting();
         // Sessions say 421 at their next turn; those that do not are killed with us.

@@ -26,6 +26,10 @@ const METRICS: u16 = 9100;
 /// The greatest offset at which every port is still one.
 const OFFSET_MAX: u16 = u16::MAX - METRICS;
 
+/// `concurrencylocal` and `concurrencyremote` of a new host. qmail's 10 and 20 are for a process each; here a delivery
+/// is an actor, and the disk makes durable together what is delivered together.
+const CONCURRENCY: &str = "100";
+
 /// `concurrencyincoming` of a new host.
 const CONCURRENCYINCOMING: &str = "100";
 
@@ -263,6 +267,8 @@ impl Plan {
             ("locals", "localhost"),
             ("rcpthosts", "localhost"),
             ("concurrencyincoming", CONCURRENCYINCOMING),
+            ("concurrencylocal", CONCURRENCY),
+            ("concurrencyremote", CONCURRENCY),
         ] {
             durable::create(&dir.join(name), format!("{text}\n").as_bytes(), 0o644, owner)?;
         }

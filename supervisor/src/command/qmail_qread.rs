@@ -20,7 +20,8 @@ pub fn run(home: &Path) -> ExitCode {
 fn qread(home: &Path) -> Result<(), Failure> {
     let disk = open(home)?;
     let messages = preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}"));
-    let messages = messages.map_err(|error| Failure::temporary(format!("unable to read the queue: {error}")))?;
+    let messages =
+        messages.map_err(|error| Failure::temporary(format!("unable to read the queue: {error}")))?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let failed = |error| Failure::temporary(format!("standard output: {error}"));
     for message in messages {

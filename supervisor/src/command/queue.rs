@@ -96,7 +96,10 @@ pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
 }
 
 /// The preprocessed messages, oldest first; `trouble` hears of those that cannot be read.
-pub(super) fn preprocessed(disk: &Disk, mut trouble: impl FnMut(MessageId, io::Error)) -> io::Result<Vec<Listed>> {
+pub(super) fn preprocessed(
+    disk: &Disk,
+    mut trouble: impl FnMut(MessageId, io::Error),
+) -> io::Result<Vec<Listed>> {
     let mut messages = Vec::new();
     for id in disk.preprocessed()? {
         match read(disk, id) {
@@ -115,10 +118,11 @@ fn read(disk: &Disk, id: MessageId) -> io::Result<Option<Listed>> {
     let Some(found) = disk.look(id)? else { return Ok(None) };
     let mut recipients = Vec::new();
     for (channel, next) in [(Channel::Local, found.local), (Channel::Remote, found.remote)] {
-        let of_channel = disk.recipients(id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
-            let address = String::from_utf8_lossy(&address).into_owned();
-            ListedRecipient { channel: channel.name(), address, done, next: next.unwrap_or(0) }
-        });
+        let of_channel =
+            disk.recipients(id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
+                let address = String::from_utf8_lossy(&address).into_owned();
+                ListedRecipient { channel: channel.name(), address, done, next: next.unwrap_or(0) }
+            });
         recipients.extend(of_channel);
     }
     Ok(Some(Listed {
@@ -155,7 +159,8 @@ fn todo(disk: &Disk, id: MessageId) -> io::Result<Listed> {
 fn list(home: &Path, json: bool) -> Result<(), Failure> {
     let disk = open(home)?;
     let failed = |error| Failure::temporary(format!("unable to read the queue: {error}"));
-    let mut messages = preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}")).map_err(failed)?;
+    let mut messages =
+        preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}")).map_err(failed)?;
     for id in disk.todo().map_err(failed)? {
         match todo(&disk, id) {
             Ok(message) => messages.push(message),
@@ -170,7 +175,12 @@ fn list(home: &Path, json: bool) -> Result<(), Failure> {
     for message in &messages {
         text.push_str(&line(message));
         for recipient in message.recipients.iter().filter(|recipient| !recipient.done) {
-            text.push_str(&format!("    {:6} {}  next {}\n", recipient.channel, safe(&recipient.address), time(recipient.next)));
+            text.push_str(&format!(
+                "    {:6} {}  next {}\n",
+                recipient.channel,
+                safe(&recipient.address),
+                time(recipient.next)
+            ));
         }
     }
     text.push_str(&format!("{} messages\n", messages.len()));
@@ -212,7 +222,12 @@ fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
     out.flush().map_err(failed)
 }
 
-fn change(home: &Path, ids: &[u64], json: bool, request: impl Fn(u64) -> QueueRequest) -> Result<(), Failure> {
+fn change(
+    home: &Path,
+    ids: &[u64],
+    json: bool,
+    request: impl Fn(u64) -> QueueRequest,
+) -> Result<(), Failure> {
     let (mut concerned, mut missing) = (0, Vec::new());
     for id in ids {
         match count(home, request(*id))? {
@@ -259,7 +274,8 @@ fn print(text: &str) -> Result<(), Failure> {
 
 pub(super) fn time(seconds: u64) -> String {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    Timestamp::from_second(seconds)
+        .map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// What a terminal may be sent.

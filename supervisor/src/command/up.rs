@@ -61,14 +61,18 @@ fn up(home: &Path) -> Result<Ending, Failure> {
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
     recover(&paths)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::temporary(format!("unable to start the runtime: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| Failure::temporary(format!("unable to start the runtime: {error}")))?;
     let ending = runtime.block_on(async {
-        let signals =
-            Signals::install().map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
+        let signals = Signals::install()
+            .map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
         let tree = Tree::default();
         let me = first_line(&paths.control.join("me"));
         let services = boot::services(home, host, &lines, &recorder, &tree)?;
-        let options = Options { chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"), ..Options::default() };
+        let options = Options {
+            chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
+            ..Options::default()
+        };
         let ended = tree.grow(services, options).await;
         let ended = ended.map_err(|error| Failure::temporary(format!("unable to start svscan: {error}")))?;
         let greeting = first || std::io::stderr().is_terminal();
