@@ -13,9 +13,12 @@ use crate::service::StartError;
 /// Connections the kernel keeps until they are accepted; a small backlog drops SYNs under load.
 const BACKLOG: i32 = 1024;
 
+/// By service: the configured address, and the socket bound for it.
+type Bound = HashMap<String, Vec<(SocketAddr, TcpListener)>>;
+
 /// Sockets by service and configured address.
 #[derive(Clone, Default)]
-pub struct Sockets(Arc<Mutex<HashMap<String, Vec<(SocketAddr, TcpListener)>>>>);
+pub struct Sockets(Arc<Mutex<Bound>>);
 
 impl Sockets {
     /// The socket of `service` for `address`, bound now unless an earlier incarnation left it.
@@ -56,7 +59,7 @@ impl Sockets {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<(SocketAddr, TcpListener)>>> {
+    fn lock(&self) -> MutexGuard<'_, Bound> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -166,7 +166,9 @@ impl Actor for SmtpdSession {
 impl State {
     async fn turn(&mut self) -> io::Result<Dialogue> {
         self.send().await?;
-        if self.read == self.input.len() && !self.listen().await? {
+        // A refusal may have closed the session: that shows without more input.
+        let closed = matches!(self.session.receive(&[], &mut self.out, &mut self.body), (_, Next::Close));
+        if !closed && self.read == self.input.len() && !self.listen().await? {
             return Ok(Dialogue::Ends);
         }
         let (read, next) = self.session.receive(&self.input[self.read..], &mut self.out, &mut self.body);
