@@ -190,6 +190,7 @@ fn queue(shared: Shared) -> ServiceSpec {
             let arguments = queue::Arguments {
                 queue: shared.queue.clone(),
                 receiving: limits.receiving,
+                receiving_bytes: limits.receiving_bytes,
                 free_bytes: limits.free_bytes,
                 free_inodes: limits.free_inodes,
                 disk_threads: limits.disk_threads,

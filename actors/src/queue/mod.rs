@@ -150,6 +150,8 @@ pub struct Arguments {
     pub queue: Queue,
     /// Messages that may be received at once.
     pub receiving: usize,
+    /// Bytes of them that may be on disk at once.
+    pub receiving_bytes: u64,
     /// Below so many free bytes nothing is taken in.
     pub free_bytes: u64,
     /// Below so many free inodes nothing is taken in.
@@ -162,6 +164,7 @@ pub struct Arguments {
 pub struct State {
     arguments: Arguments,
     receiving: Permits,
+    chunks: Permits,
     threads: Arc<DiskThreads>,
     full: bool,
 }
@@ -208,7 +211,9 @@ impl Actor for QmailQueue {
             .map_err(|error| StartError::Temporary(format!("unable to start disk threads: {error}")))?;
         let threads = Arc::new(threads);
         let receiving = Permits::new("receiving", arguments.receiving);
-        let mut state = State { arguments, receiving, threads: Arc::clone(&threads), full: false };
+        let chunks = usize::try_from(arguments.receiving_bytes / reception::CHUNK as u64).unwrap_or(usize::MAX);
+        let chunks = Permits::new("receiving-chunks", chunks.max(1));
+        let mut state = State { arguments, receiving, chunks, threads: Arc::clone(&threads), full: false };
         state.look();
         state.arguments.queue.threads.store(Some(threads));
         myself.send_interval(LOOK, || Message::Look);
@@ -249,7 +254,7 @@ impl State {
         }
         let permit = self.receiving.try_acquire().ok_or(Refused::Busy)?;
         let trigger = self.arguments.queue.trigger.clone();
-        Ok(Reception::new(Arc::clone(&self.threads), trigger, invoker, permit))
+        Ok(Reception::new(Arc::clone(&self.threads), trigger, invoker, permit, self.chunks.clone()))
     }
 
     fn look(&mut self) {

@@ -1,5 +1,6 @@
 //! A message on its way into the queue.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,11 +12,11 @@ use mailtree_protocols::received::{self, Invoker};
 use super::disk::{Commit, Draft, Spill};
 use super::sync::{DiskThreads, Error};
 use super::trigger::Trigger;
-use crate::permit::Permit;
+use crate::permit::{Permit, Permits};
 use crate::pid;
 
 /// What a reception holds in memory before it writes to disk, in bytes.
-const CHUNK: usize = 64 * 1024;
+pub(super) const CHUNK: usize = 64 * 1024;
 
 /// A message being handed in. Dropped before [`Reception::commit`], it leaves nothing behind.
 pub struct Reception {
@@ -25,6 +26,9 @@ pub struct Reception {
     draft: Option<Draft>,
     size: u64,
     qp: u64,
+    /// One permit for each chunk on disk.
+    chunks: Permits,
+    spilled: Vec<Permit>,
     _permit: Permit,
 }
 
@@ -40,10 +44,16 @@ pub struct Accepted {
 }
 
 impl Reception {
-    pub(super) fn new(threads: Arc<DiskThreads>, trigger: Trigger, invoker: Invoker, permit: Permit) -> Self {
+    pub(super) fn new(
+        threads: Arc<DiskThreads>,
+        trigger: Trigger,
+        invoker: Invoker,
+        permit: Permit,
+        chunks: Permits,
+    ) -> Self {
         let qp = pid::next();
         let buffer = received::qmail(invoker, qp, Timestamp::now()).into_bytes();
-        Self { threads, trigger, buffer, draft: None, size: 0, qp, _permit: permit }
+        Self { threads, trigger, buffer, draft: None, size: 0, qp, chunks, spilled: Vec::new(), _permit: permit }
     }
 
     /// The number of this queueing.
@@ -61,6 +71,8 @@ impl Reception {
         if self.buffer.len() < CHUNK {
             return Ok(());
         }
+        let full = || io::Error::new(io::ErrorKind::StorageFull, "too many bytes are being received");
+        self.spilled.push(self.chunks.try_acquire().ok_or_else(full)?);
         self.size += self.buffer.len() as u64;
         let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer) };
         let (draft, buffer) = self.threads.run(spill).await?;
@@ -81,7 +93,7 @@ impl Reception {
         let commit = Commit {
             draft: self.draft.take(),
             bytes: std::mem::take(&mut self.buffer),
-            envelope: envelope.to_bytes().map_err(|error| Error::from(std::io::Error::other(error)))?,
+            envelope: envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?,
             id: None,
             trigger: self.trigger.clone(),
         };

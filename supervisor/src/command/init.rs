@@ -386,7 +386,8 @@ fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
             // unlimited: ["127.0.0.0/8", "::1"],
             // Recipients of one message.
             // recipients: 1000,
-            // Who may connect and who may relay: compiled from tcp.smtp.
+            // Who may connect and who may relay: compiled from tcp.smtp. Not obeyed yet: for now clients on this host
+            // may relay, and nobody else.
             // rules: "tcp.smtp.cdb",
         ),
         "metrics": metrics(listen: "{metrics}"),
