@@ -104,10 +104,10 @@ impl Actor for QmailStart {
             lspawn: lspawn.clone(),
             rspawn: rspawn.clone(),
             clean: clean.clone(),
+            all,
         };
         let send = Actor::spawn_linked(None, QmailSend, arguments, cell).await;
         let (send, _) = send.map_err(StartError::from)?;
-        drop(all);
         wire.connect(send.clone());
         Ok(State { clean, lspawn, rspawn, send, grace })
     }

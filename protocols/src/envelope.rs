@@ -88,7 +88,7 @@ impl Envelope {
 /// As [`Envelope::to_bytes`].
 pub fn info(sender: &[u8]) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(sender.len() + 2);
-    push(&mut bytes, b'F', sender)?;
+    record(&mut bytes, b'F', sender)?;
     Ok(bytes)
 }
 
@@ -121,7 +121,7 @@ pub struct Recipient {
 pub fn channel<'a>(addresses: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     for address in addresses {
-        push(&mut bytes, b'T', address)?;
+        record(&mut bytes, b'T', address)?;
     }
     Ok(bytes)
 }
@@ -175,12 +175,18 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// An address that is new to the queue.
 fn push(bytes: &mut Vec<u8>, letter: u8, address: &[u8]) -> Result<(), Error> {
-    if address.contains(&0) {
-        return Err(Error::Nul);
-    }
     if address.len() > MAX_ADDRESS {
         return Err(Error::TooLong { len: address.len(), max: MAX_ADDRESS });
+    }
+    record(bytes, letter, address)
+}
+
+/// An address that was accepted; rewriting may have made it longer than a new one may be.
+fn record(bytes: &mut Vec<u8>, letter: u8, address: &[u8]) -> Result<(), Error> {
+    if address.contains(&0) {
+        return Err(Error::Nul);
     }
     bytes.push(letter);
     bytes.extend_from_slice(address);

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn files_are_where_qmail_puts_them() {
         let id = MessageId(928_119);
-        assert_eq!(Dir::Mess.file(id), "mess/13/928119");
+        assert_eq!(Dir::Mess.file(id), "mess/0/928119");
         assert_eq!(Dir::Todo.file(id), "todo/928119");
         assert_eq!(MessageId::parse("928119"), Some(id));
         for bad in ["", "0", "01", "+1", "-1", "1a", "99999999999999999999999"] {

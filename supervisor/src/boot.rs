@@ -38,6 +38,9 @@ const QUICK: Duration = Duration::from_secs(5);
 /// A start that takes longer has failed.
 const START: Duration = Duration::from_secs(30);
 
+/// qmail-send reads the whole queue when it starts, and that may be large and on a cold disk.
+const SURVEY: Duration = Duration::from_secs(900);
+
 /// What the services share over all their starts.
 #[derive(Clone)]
 struct Shared {
@@ -202,7 +205,7 @@ fn queue(shared: Shared) -> ServiceSpec {
 }
 
 fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
-    spec("send", grace, move |supervise| {
+    let start = move |supervise: ActorCell| -> BoxFuture<'static, Result<Started, StartError>> {
         let shared = shared.clone();
         Box::pin(async move {
             let host = shared.configuration.read();
@@ -235,7 +238,8 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
             let (start, _) = Actor::spawn_linked(None, QmailStart, arguments, supervise).await?;
             Ok(Started::new(start))
         })
-    })
+    };
+    ServiceSpec { start_timeout: SURVEY, ..spec("send", grace, start) }
 }
 
 fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {

@@ -52,8 +52,6 @@ impl Actor for Local {
             for recipient in &delivery.recipients {
                 reports.push(deliver(&state, &delivery, recipient).await.unwrap_or_else(|report| report));
             }
-            // Before the report: whoever hears it may begin the next incarnation.
-            drop(delivery.running);
             delivery.report.send(reports);
         }
         myself.stop(None);
@@ -86,7 +84,7 @@ async fn deliver(state: &State, delivery: &Delivery, recipient: &[u8]) -> Result
         state
             .arguments
             .queue
-            .deliver(delivery.id, dir.clone(), name, head.clone(), Arc::clone(&delivery.running))
+            .deliver(delivery.id, dir.clone(), name, head.clone(), Arc::clone(&delivery.report))
             .await
             .map_err(|error| maildir_trouble(dir, &error))?;
     }

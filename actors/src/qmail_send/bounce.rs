@@ -32,10 +32,11 @@ pub(super) async fn inject(
         Bounce::Double { .. } => "double",
         Bounce::Triple => "triple",
     };
-    let (Some((reverse, to)), Some(paragraphs)) = (bounce.envelope(), paragraphs) else {
+    let Some((reverse, to)) = bounce.envelope() else {
         metrics::counter!("mailtree_bounces_total", "kind" => kind).increment(1);
         return Ok(None);
     };
+    let paragraphs = paragraphs.ok_or_else(|| format!("bounce/{id} is gone"))?;
     let mut reception = queue.open(Invoker::Bounce).await.map_err(|refused| refused.to_string())?;
     let head = bounce.head(from, Timestamp::now(), sender, &paragraphs);
     reception.write(&head).await.map_err(|error| error.to_string())?;

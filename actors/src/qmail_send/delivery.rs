@@ -1,6 +1,7 @@
 //! What a spawner gets, and how it reports.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mailtree_protocols::queue::MessageId;
 use mailtree_protocols::report::Report;
@@ -22,43 +23,38 @@ pub struct Delivery {
     pub route: Route,
     /// A number for the process' life.
     pub serial: u64,
-    /// Where to report.
-    pub report: ReportPort,
-    /// Keeps a new qmail-send from starting while this one's work is under way.
-    pub running: Arc<Permit>,
+    /// Where to report. Whatever still works on the message when its worker dies holds on to it.
+    pub report: Arc<ReportPort>,
 }
 
-/// Takes one report for each recipient of a delivery. Dropped without, it reports that the worker crashed, so that a
-/// delivery never hangs.
+/// Takes one report for each recipient of a delivery. When the last holder drops it without, it reports that the worker
+/// crashed: a delivery never hangs, and never ends before what was begun for it has.
 pub struct ReportPort {
     to: ActorRef<Message>,
     serial: u64,
     crashed: &'static str,
-    sent: bool,
+    sent: AtomicBool,
+    /// Keeps a new qmail-send from starting.
+    _running: Permit,
 }
 
 impl ReportPort {
-    pub(super) fn new(to: ActorRef<Message>, serial: u64, crashed: &'static str) -> Self {
-        Self { to, serial, crashed, sent: false }
+    pub(super) fn new(to: ActorRef<Message>, serial: u64, crashed: &'static str, running: Permit) -> Self {
+        Self { to, serial, crashed, sent: AtomicBool::new(false), _running: running }
     }
 
     /// Reports, in the order of the recipients. A recipient without a report counts as a crash.
-    pub fn send(mut self, reports: Vec<Report>) {
-        self.cast(reports);
-    }
-
-    fn cast(&mut self, reports: Vec<Report>) {
-        self.sent = true;
-        let crashed = self.crashed;
-        // A scheduler that is gone has forgotten this delivery.
-        drop(self.to.cast(Message::Reported { serial: self.serial, reports, crashed }));
+    pub fn send(&self, reports: Vec<Report>) {
+        if !self.sent.swap(true, Ordering::AcqRel) {
+            let crashed = self.crashed;
+            // A scheduler that is gone has forgotten this delivery.
+            drop(self.to.cast(Message::Reported { serial: self.serial, reports, crashed }));
+        }
     }
 }
 
 impl Drop for ReportPort {
     fn drop(&mut self) {
-        if !self.sent {
-            self.cast(Vec::new());
-        }
+        self.send(Vec::new());
     }
 }

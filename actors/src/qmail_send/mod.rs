@@ -60,6 +60,8 @@ pub struct Arguments {
     pub rspawn: ActorRef<rspawn::Message>,
     /// Removals.
     pub clean: ActorRef<clean::Message>,
+    /// All permits: held until the schedule is made.
+    pub all: Permit,
 }
 
 /// Its state.
@@ -87,6 +89,8 @@ pub struct State {
     next_todo: u64,
     /// Messages in `todo` that cannot be preprocessed, until the next slow look.
     bad: Arc<HashSet<MessageId>>,
+    /// Messages whose files could not be read, and when to look again.
+    unseen: Vec<(u64, MessageId)>,
     paused: bool,
     exit: Option<RpcReplyPort<()>>,
     exitasap: bool,
@@ -137,6 +141,8 @@ pub enum Message {
         serial: u64,
         /// Recipients that are done.
         done: usize,
+        /// Some of them failed.
+        bounced: bool,
         /// How it went.
         result: Result<(), DiskError>,
     },
@@ -155,6 +161,13 @@ pub enum Message {
         serial: u64,
         /// How it went.
         result: Result<(), DiskError>,
+    },
+    /// A message that could not be read before was looked at again.
+    Looked {
+        /// The message.
+        id: MessageId,
+        /// What was found; none if it is gone.
+        result: Result<Option<Surveyed>, String>,
     },
     /// Time to look at the schedule.
     Tick,
@@ -213,7 +226,7 @@ impl Actor for QmailSend {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { queue, controls, running, lspawn, rspawn, clean } = arguments;
+        let Arguments { queue, controls, running, lspawn, rspawn, clean, all } = arguments;
         let control = controls.send().map_err(|error| {
             let cause = format!("alert: cannot start: unable to read controls: {error}");
             if error.is_temporary() { StartError::Temporary(cause) } else { StartError::Permanent(cause) }
@@ -223,6 +236,7 @@ impl Actor for QmailSend {
         let survey = survey.map_err(|error| {
             StartError::Temporary(format!("alert: cannot start: unable to read queue: {error}"))
         })?;
+        let unseen = survey.failed.iter().map(|id| (unix_now() + SYSFAIL, *id)).collect();
         let mut state = State {
             local: Lane::new(Channel::Local, control.concurrencylocal),
             remote: Lane::new(Channel::Remote, control.concurrencyremote),
@@ -245,16 +259,18 @@ impl Actor for QmailSend {
             pulled: true,
             next_todo: unix_now() + TODO,
             bad: Arc::default(),
+            unseen,
             paused: false,
             exit: None,
             exitasap: false,
         };
-        for message in survey {
+        for message in survey.messages {
             state.found(message);
         }
         state.log_status();
         myself.send_interval(TICK, || Message::Tick);
         myself.cast(Message::Tick)?;
+        drop(all);
         Ok(state)
     }
 
@@ -266,12 +282,13 @@ impl Actor for QmailSend {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Trigger => state.pulled = true,
-            Message::Preprocessed(result) => state.preprocessed(result),
+            Message::Preprocessed(result) => state.preprocessed(result)?,
             Message::Loaded { id, channel, recipients } => state.loaded(id, channel, recipients),
             Message::Reported { serial, reports, crashed } => state.reported(serial, reports, crashed),
-            Message::Settled { serial, done, result } => state.settled(serial, done, result),
+            Message::Settled { serial, done, bounced, result } => state.settled(serial, done, bounced, result),
             Message::Bounced { id, result } => state.bounced(id, result),
             Message::Ended { id, serial, result } => state.ended(id, serial, result),
+            Message::Looked { id, result } => state.looked(id, result),
             Message::Tick => state.tick(),
             Message::Remove { id, reply } => {
                 let found = state.remove(id);
@@ -394,10 +411,36 @@ impl State {
             self.retry_end.pop();
             self.end_if_settled(id);
         }
+        self.look_at_unseen(now);
         let side = |side: fn(&Mail) -> &Side| {
             self.messages.values().filter(|mail| !matches!(side(mail), Side::Finished)).count()
         };
         self.count_messages(side(|mail| &mail.local), side(|mail| &mail.remote));
+    }
+
+    fn look_at_unseen(&mut self, now: u64) {
+        let (due, later): (Vec<_>, Vec<_>) = self.unseen.drain(..).partition(|(due, _)| *due <= now);
+        self.unseen = later;
+        for (_, id) in due {
+            let (disk, myself, running) = (Arc::clone(self.queue.disk()), self.myself.clone(), self.running());
+            drop(tokio::task::spawn_blocking(move || {
+                let result = disk.look(id).map_err(|error| error.to_string());
+                drop(running);
+                drop(myself.cast(Message::Looked { id, result }));
+            }));
+        }
+    }
+
+    fn looked(&mut self, id: MessageId, result: Result<Option<Surveyed>, String>) {
+        match result {
+            // A message that was preprocessed meanwhile is known.
+            Ok(Some(message)) if !self.messages.contains_key(&id) => self.found(message),
+            Ok(_) => (),
+            Err(cause) => {
+                tracing::warn!(msg = id.0, "warning: unable to stat info/{id}; will try again later: {cause}");
+                self.unseen.push((unix_now() + SYSFAIL, id));
+            }
+        }
     }
 
     /// A message that an earlier incarnation left.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use mailtree_config::control::Remote as Controls;
 use mailtree_protocols::address;
 use mailtree_protocols::bounce::{is_verp, paragraph, sender_for};
 use mailtree_protocols::envelope::Recipient;
@@ -111,7 +112,15 @@ impl State {
         let verp = is_verp(&mail.sender);
         let pending = match channel {
             Channel::Local => one_by_one(left),
-            Channel::Remote => self.by_destination(left, verp),
+            Channel::Remote => match self.controls.remote() {
+                Ok(control) => Self::by_destination(&control, left, verp),
+                Err(error) => {
+                    // Without smtproutes nobody knows the way.
+                    tracing::error!(msg = id.0, "alert: unable to read controls: {error}");
+                    self.wait_until(id, channel, unix_now() + SYSFAIL);
+                    return;
+                }
+            },
         };
         if let Some(mail) = self.messages.get_mut(&id) {
             *mail.side(channel) = Side::Passing(Pass { pending, in_flight: 0, left: count, dying });
@@ -120,14 +129,11 @@ impl State {
     }
 
     /// Recipients that the same next host takes share a transaction, but not with VERP.
-    fn by_destination(&self, recipients: Vec<Recipient>, verp: bool) -> VecDeque<Group> {
-        let control = self.controls.remote();
+    fn by_destination(control: &Controls, recipients: Vec<Recipient>, verp: bool) -> VecDeque<Group> {
         let mut groups: BTreeMap<Vec<u8>, Group> = BTreeMap::new();
         for recipient in recipients {
             let domain = address::split(&recipient.address).1.unwrap_or_default().to_ascii_lowercase();
-            // With unreadable control files rspawn says so for each.
-            let route =
-                control.as_ref().map_or(Route::Mx, |control| control.smtproutes.lookup(&domain).clone());
+            let route = control.smtproutes.lookup(&domain).clone();
             let key = match &route {
                 Route::Mx => domain,
                 Route::Relay { host, port } => format!("\0{host:?} {port:?}").into_bytes(),
@@ -158,6 +164,7 @@ impl State {
         let more = !pass.pending.is_empty();
         let Some(running) = self.running.try_acquire() else {
             pass.pending.push_front(group);
+            self.lane(channel).ready.push_back(id);
             return;
         };
         pass.in_flight += 1;
@@ -191,7 +198,7 @@ impl State {
             Channel::Local => "qmail-local crashed.\n",
             Channel::Remote => "qmail-remote crashed.\n",
         };
-        let report = ReportPort::new(self.myself.clone(), serial, crashed);
+        let report = Arc::new(ReportPort::new(self.myself.clone(), serial, crashed, running));
         let delivery = Delivery {
             id,
             sender,
@@ -199,7 +206,6 @@ impl State {
             route: group.route,
             serial,
             report,
-            running: Arc::new(running),
         };
         // A spawner that is gone drops the delivery, and that is reported.
         match channel {
@@ -240,26 +246,27 @@ impl State {
         let count = done.len();
         let mut finished = false;
         if let Some(mail) = self.messages.get_mut(&id) {
-            mail.bouncing |= !bounce.is_empty();
             if let Side::Passing(pass) = mail.side(channel) {
                 pass.left = pass.left.saturating_sub(count);
-                finished = pass.left == 0;
+                // While another delivery is being settled the file is its, too; the end of the message removes it.
+                finished = pass.left == 0 && pass.in_flight == 1 && pass.pending.is_empty();
             }
         }
         if done.is_empty() {
-            self.settled(serial, 0, Ok(()));
+            self.settled(serial, 0, false, Ok(()));
             return;
         }
+        let bounced = !bounce.is_empty();
         let settled = Settled { id, channel, done, finished, bounce, retry: None };
         let (queue, myself, running) = (self.queue.clone(), self.myself.clone(), self.running());
         tokio::spawn(async move {
             let result = queue.settle(settled).await;
             drop(running);
-            drop(myself.cast(Message::Settled { serial, done: count, result }));
+            drop(myself.cast(Message::Settled { serial, done: count, bounced, result }));
         });
     }
 
-    pub(super) fn settled(&mut self, serial: u64, done: usize, result: Result<(), DiskError>) {
+    pub(super) fn settled(&mut self, serial: u64, done: usize, bounced: bool, result: Result<(), DiskError>) {
         let Some(Attempt { id, channel, .. }) = self.attempts.remove(&serial) else { return };
         let lane = self.lane(channel);
         lane.set_used(lane.used.saturating_sub(1));
@@ -272,12 +279,13 @@ impl State {
                 "warning: trouble marking {name}/{id}; message will be delivered twice! ({error})"
             );
         }
-        if let Some(mail) = self.messages.get_mut(&id)
-            && let Side::Passing(pass) = mail.side(channel)
-        {
-            pass.in_flight -= 1;
-            if failed {
-                pass.left += done;
+        if let Some(mail) = self.messages.get_mut(&id) {
+            mail.bouncing |= bounced && !failed;
+            if let Side::Passing(pass) = mail.side(channel) {
+                pass.in_flight -= 1;
+                if failed {
+                    pass.left += done;
+                }
             }
         }
         self.end_pass_if_idle(id, channel);

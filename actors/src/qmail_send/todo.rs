@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::route::route;
+use ractor::ActorProcessingErr;
 
 use super::mail::{Mail, Side};
 use super::{ENDING, Message, State, shown};
@@ -46,16 +47,20 @@ impl State {
         });
     }
 
-    pub(super) fn preprocessed(&mut self, result: Result<Preprocessed, DiskError>) {
+    pub(super) fn preprocessed(
+        &mut self,
+        result: Result<Preprocessed, DiskError>,
+    ) -> Result<(), ActorProcessingErr> {
         self.preprocessing = false;
         let Preprocessed { messages, failed, more } = match result {
             Ok(preprocessed) => preprocessed,
-            Err(error) => {
-                // The next tick tries again.
-                tracing::warn!("warning: unable to preprocess todo; will try again later: {error}");
+            Err(DiskError::Gone) => {
+                // The queue service is down; nothing was done. The next tick tries again.
                 self.next_todo = unix_now() + 1;
-                return;
+                return Ok(());
             }
+            // Some messages may have left todo: whoever starts anew finds them.
+            Err(error) => return Err(format!("unable to preprocess todo: {error}").into()),
         };
         self.pulled |= more;
         if !failed.is_empty() {
@@ -72,6 +77,7 @@ impl State {
         for message in messages {
             self.arrived(message);
         }
+        Ok(())
     }
 
     fn arrived(&mut self, message: NewMessage) {

@@ -19,11 +19,11 @@ use mailtree_protocols::envelope::{self, Envelope, Recipient};
 use mailtree_protocols::queue::{Channel, Dir, Files, MessageId, OSSIFIED, SPLIT, State};
 use rustix::fs::{CWD, RenameFlags, Timespec, Timestamps, UTIME_OMIT};
 
-use super::blank::{Blank, Blanks};
+use super::blank::{Blank, Blanks, PREFIX};
 use super::crash::{Point, reached};
 use super::trigger::Trigger;
 use crate::clock::unix;
-use crate::permit::Permit;
+use crate::qmail_send::ReportPort;
 
 /// Largest envelope file that is read back.
 const MAX_ENVELOPE: u64 = 64 * 1024 * 1024;
@@ -44,15 +44,35 @@ pub struct Disk {
 }
 
 /// The filesystems that a batch must make durable before it goes on.
-#[derive(Default)]
-pub(super) struct Unsynced(Vec<(u64, File)>);
+///
+/// Each disk thread has its own: the kernel reports a write error once for each open file, so two threads that sync through
+/// one would hide it from each other.
+pub(super) struct Unsynced {
+    queue: File,
+    device: u64,
+    needs_queue: bool,
+    others: Vec<(u64, File)>,
+}
 
 impl Unsynced {
+    pub(super) fn new(disk: &Disk) -> io::Result<Self> {
+        let queue = File::open(&disk.root)?;
+        let device = queue.metadata()?.dev();
+        Ok(Self { queue, device, needs_queue: false, others: Vec::new() })
+    }
+
+    /// What was done in the queue must become durable.
+    fn need_queue(&mut self) {
+        self.needs_queue = true;
+    }
+
     /// What was done on `file`'s filesystem must become durable.
     fn need(&mut self, file: &File) -> io::Result<()> {
         let device = file.metadata()?.dev();
-        if !self.0.iter().any(|(seen, _)| *seen == device) {
-            self.0.push((device, file.try_clone()?));
+        if device == self.device {
+            self.needs_queue = true;
+        } else if !self.others.iter().any(|(seen, _)| *seen == device) {
+            self.others.push((device, file.try_clone()?));
         }
         Ok(())
     }
@@ -61,8 +81,14 @@ impl Unsynced {
     ///
     /// One syncfs for a batch costs less than an fsync for each of its files and directories; since Linux 5.8 it
     /// reports write errors as fsync does.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
-        for (_, file) in self.0.drain(..) {
+    pub(super) fn sync(&mut self, disk: &Disk) -> io::Result<()> {
+        if std::mem::take(&mut self.needs_queue) {
+            let marks = (disk.public.mark(), disk.private.mark());
+            rustix::fs::syncfs(self.queue.as_fd())?;
+            disk.public.cooled(marks.0);
+            disk.private.cooled(marks.1);
+        }
+        for (_, file) in self.others.drain(..) {
             rustix::fs::syncfs(file.as_fd())?;
         }
         Ok(())
@@ -242,16 +268,20 @@ impl Disk {
     ///
     /// # Errors
     /// When a directory cannot be read.
-    pub fn survey(&self) -> io::Result<Vec<Surveyed>> {
-        let mut messages = Vec::new();
+    pub fn survey(&self) -> io::Result<Survey> {
+        let mut survey = Survey::default();
         for id in self.preprocessed()? {
             match self.look(id) {
-                Ok(Some(message)) => messages.push(message),
+                Ok(Some(message)) => survey.messages.push(message),
                 Ok(None) => (),
-                Err(error) => tracing::warn!("warning: unable to stat {}: {error}", Dir::Info.file(id)),
+                Err(error) => {
+                    let file = Dir::Info.file(id);
+                    tracing::warn!(msg = id.0, "warning: unable to stat {file}; will try again later: {error}");
+                    survey.failed.push(id);
+                }
             }
         }
-        Ok(messages)
+        Ok(survey)
     }
 
     /// Message `id` if it is preprocessed.
@@ -317,12 +347,13 @@ impl Disk {
         self.ids(Dir::Todo, usize::MAX)
     }
 
-    /// Removes unfinished messages (S2, S3) and files in `pid/` at least `age` old. With age zero only while nothing
-    /// is being received. Returns how many files went.
+    /// Removes unfinished messages (S2, S3) and files in `pid/` at least `age` old; with age zero only while nothing is
+    /// being received. Files kept for further use go when `kept` says so, whatever their age: at a start, when they are an
+    /// earlier process'. Returns how many files went.
     ///
     /// # Errors
     /// When a directory cannot be read or a file cannot be removed.
-    pub fn sweep(&self, age: Duration) -> io::Result<u64> {
+    pub fn sweep(&self, age: Duration, kept: bool) -> io::Result<u64> {
         let now = SystemTime::now();
         let old = |path: &Path| match fs::symlink_metadata(path) {
             Ok(meta) => Ok(meta.is_file() && now.duration_since(meta.modified()?).unwrap_or_default() >= age),
@@ -331,8 +362,10 @@ impl Disk {
         };
         let mut removed = 0;
         for entry in fs::read_dir(self.root.join("pid"))? {
-            let path = entry?.path();
-            if old(&path)? {
+            let entry = entry?;
+            let path = entry.path();
+            let blank = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+            if if blank { kept } else { old(&path)? } {
                 absent_is_fine(fs::remove_file(&path))?;
                 removed += 1;
             }
@@ -358,8 +391,17 @@ impl Disk {
     /// # Errors
     /// As [`Disk::sweep`].
     pub fn sweep_ossified(&self) -> io::Result<u64> {
-        self.sweep(Duration::from_secs(OSSIFIED))
+        self.sweep(Duration::from_secs(OSSIFIED), false)
     }
+}
+
+/// What a scheduler finds when it starts.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Preprocessed messages.
+    pub messages: Vec<Surveyed>,
+    /// Messages whose files could not be read.
+    pub failed: Vec<MessageId>,
 }
 
 /// A preprocessed message as a scheduler needs to know it; times in Unix seconds.
@@ -488,7 +530,8 @@ impl Operation for Commit {
         reached(Point::MessLinked);
         disk.write(Dir::Intd, id, &self.envelope)?;
         reached(Point::IntdWritten);
-        unsynced.need(&disk.directory)
+        unsynced.need_queue();
+        Ok(())
     }
 
     fn publish(&mut self, disk: &Disk, unsynced: &mut Unsynced) -> io::Result<()> {
@@ -497,7 +540,8 @@ impl Operation for Commit {
         let (intd, todo) = (disk.path(Dir::Intd, id), disk.path(Dir::Todo, id));
         rustix::fs::renameat_with(CWD, intd, CWD, todo, RenameFlags::NOREPLACE)?;
         reached(Point::TodoLinked);
-        unsynced.need(&disk.directory)
+        unsynced.need_queue();
+        Ok(())
     }
 
     fn finish(self, _: &Disk) -> io::Result<MessageId> {
@@ -598,7 +642,10 @@ impl Operation for Preprocess {
                 Err(error) => self.done.failed.push((id, error.to_string())),
             }
         }
-        if self.done.messages.is_empty() { Ok(()) } else { unsynced.need(&disk.directory) }
+        if !self.done.messages.is_empty() {
+            unsynced.need_queue();
+        }
+        Ok(())
     }
 
     fn publish(&mut self, disk: &Disk, _: &mut Unsynced) -> io::Result<()> {
@@ -644,7 +691,8 @@ impl Operation for Settle {
         OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(&self.bounce)?;
         reached(Point::BounceWritten);
         // The bounce must not be lost once the recipient counts as done.
-        unsynced.need(&disk.directory)
+        unsynced.need_queue();
+        Ok(())
     }
 
     fn publish(&mut self, disk: &Disk, _: &mut Unsynced) -> io::Result<()> {
@@ -726,8 +774,8 @@ pub(super) struct Maildir {
     pub(super) head: Vec<u8>,
     /// Set by `prepare`.
     pub(super) file: Option<File>,
-    /// Keeps a new qmail-send from starting: by then the message's number could be another message's.
-    pub(super) _running: Arc<Permit>,
+    /// While this lives the message does not end, so its number is not another message's.
+    pub(super) _delivery: Option<Arc<ReportPort>>,
 }
 
 impl Maildir {

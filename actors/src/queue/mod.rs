@@ -22,7 +22,8 @@ use mailtree_protocols::received::Invoker;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::answer::answer;
-use crate::permit::{Permit, Permits};
+use crate::permit::Permits;
+use crate::qmail_send::ReportPort;
 use crate::service::{Control, StartError};
 use crate::wire::{Unanswered, Wire};
 pub(crate) use disk::Route;
@@ -112,17 +113,17 @@ impl Queue {
         self.threads()?.run(disk::End { id }).await
     }
 
-    /// Delivers message `id` as `maildir/new/name`, with `head` above it; durable when it returns. `running` is held
-    /// until then, even if nobody waits any more.
+    /// Delivers message `id` as `maildir/new/name`, with `head` above it; durable when it returns. `delivery` is
+    /// held until then, even if nobody waits any more.
     pub(crate) async fn deliver(
         &self,
         id: MessageId,
         maildir: PathBuf,
         name: String,
         head: Vec<u8>,
-        running: Arc<Permit>,
+        delivery: Arc<ReportPort>,
     ) -> Result<(), Error> {
-        self.threads()?.run(disk::Maildir { id, maildir, name, head, file: None, _running: running }).await
+        self.threads()?.run(disk::Maildir { id, maildir, name, head, file: None, _delivery: Some(delivery) }).await
     }
 }
 

@@ -74,13 +74,14 @@ impl DiskThreads {
         let (sender, receiver) = bounded(WAITING);
         let poisoned = Arc::new(AtomicBool::new(false));
         for n in 0..count.max(1) {
+            let mut unsynced = Unsynced::new(&disk)?;
             let thread = Thread {
                 disk: Arc::clone(&disk),
                 receiver: receiver.clone(),
                 poisoned: Arc::clone(&poisoned),
                 failed: Arc::clone(&failed),
             };
-            std::thread::Builder::new().name(format!("disk {n}")).spawn(move || thread.run())?;
+            std::thread::Builder::new().name(format!("disk {n}")).spawn(move || thread.run(&mut unsynced))?;
         }
         Ok(Self { disk, sender, waiting: Permits::new("disk", WAITING) })
     }
@@ -159,23 +160,22 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(self) {
+    fn run(self, unsynced: &mut Unsynced) {
         while let Ok(first) = self.receiver.recv() {
             let mut batch = vec![first];
             batch.extend(self.receiver.try_iter().take(BATCH - 1));
-            self.batch(batch);
+            self.batch(batch, unsynced);
         }
     }
 
-    fn batch(&self, batch: Vec<Box<dyn Step>>) {
+    fn batch(&self, batch: Vec<Box<dyn Step>>, unsynced: &mut Unsynced) {
         let started = Instant::now();
         metrics::histogram!("mailtree_queue_batch_operations").record(batch.len() as f64);
-        let mut unsynced = Unsynced::default();
-        let batch = self.each(batch, false, |step| step.prepare(&self.disk, &mut unsynced));
-        let Some(batch) = self.synced(batch, &mut unsynced, false) else { return };
+        let batch = self.each(batch, false, |step| step.prepare(&self.disk, unsynced));
+        let Some(batch) = self.synced(batch, unsynced, false) else { return };
         // What was partly published is never taken back.
-        let batch = self.each(batch, true, |step| step.publish(&self.disk, &mut unsynced));
-        let Some(batch) = self.synced(batch, &mut unsynced, true) else { return };
+        let batch = self.each(batch, true, |step| step.publish(&self.disk, unsynced));
+        let Some(batch) = self.synced(batch, unsynced, true) else { return };
         for step in batch {
             step.finish(&self.disk);
         }
@@ -210,7 +210,7 @@ impl Thread {
         let result = if self.poisoned.load(Ordering::Acquire) {
             Err(io::Error::other("an earlier sync failed"))
         } else {
-            unsynced.sync()
+            unsynced.sync(&self.disk)
         };
         let Err(error) = result else { return Some(batch) };
         self.poisoned.store(true, Ordering::Release);

@@ -14,7 +14,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::State;
 use super::exchangers::addresses;
@@ -23,6 +23,9 @@ use crate::qmail_send::Delivery;
 
 /// Bytes read and written at once.
 const CHUNK: usize = 64 * 1024;
+
+/// The longest a transaction may take, however busy it looks.
+const TRANSACTION: Duration = Duration::from_secs(6 * 3600);
 
 /// The worker.
 pub(super) struct Remote;
@@ -56,8 +59,6 @@ impl Actor for Remote {
                 Ok(outcome) => (0..count).map_while(|recipient| outcome.report(recipient)).collect(),
                 Err(report) => vec![report; count],
             };
-            // Before the report: whoever hears it may begin the next incarnation.
-            drop(delivery.running);
             delivery.report.send(reports);
         }
         myself.stop(None);
@@ -139,7 +140,9 @@ async fn transaction(
         size: shape.size,
     });
     let limit = controls.timeoutremote;
-    if talk(state, delivery, &mut client, &mut stream, limit).await.is_err() {
+    let talking = talk(state, delivery, &mut client, &mut stream, limit);
+    let talked = timeout(TRANSACTION, talking).await.map_err(io::Error::from).flatten();
+    if talked.is_err() {
         client.connection_died();
     }
     client.outcome().ok_or_else(|| Report::deferral("qmail-remote crashed.\n"))
@@ -155,15 +158,22 @@ async fn talk(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut out, mut input) = (Vec::new(), Vec::with_capacity(4096));
+    // A peer that trickles its replies must not hold a delivery longer than one that is silent.
+    let mut waiting = None;
     loop {
         out.clear();
         let want = client.poll(&mut out);
         send(stream, &out, limit).await?;
         match want {
-            Want::Read(_) => {
+            Want::Read(wait) => {
+                let deadline = match waiting {
+                    Some((same, deadline)) if same == wait => deadline,
+                    _ => Instant::now() + limit,
+                };
+                waiting = Some((wait, deadline));
                 if input.is_empty() {
                     let mut part = stream.take(4096);
-                    if timeout(limit, part.read_buf(&mut input)).await?? == 0 {
+                    if timeout_at(deadline, part.read_buf(&mut input)).await?? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }

@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 
 use mailtree_protocols::address;
-use mailtree_protocols::report::Report;
-use mailtree_protocols::report::safe;
+use mailtree_protocols::report::{Class, Report, safe};
 use mailtree_protocols::smtproutes::{RelayHost, Route};
 use rand::seq::SliceRandom;
 
@@ -69,6 +68,7 @@ async fn exchangers(resolver: &Resolver, domain: &[u8]) -> Result<Vec<IpAddr>, R
                 }
             }
             // An exchanger that cannot be found does not keep the others from being tried.
+            Err(report) if report.class == Class::Deferral => trouble = Some(report),
             Err(report) => trouble = trouble.or(Some(report)),
         }
     }
@@ -78,6 +78,8 @@ async fn exchangers(resolver: &Resolver, domain: &[u8]) -> Result<Vec<IpAddr>, R
     }
     match (found.is_empty(), any, trouble) {
         (false, ..) => Ok(found.into_iter().map(|(_, ip)| ip).take(MAX_ADDRESSES).collect()),
+        // A better one than this host may be there and cannot be asked for now.
+        (true, _, Some(report)) if report.class == Class::Deferral => Err(report),
         (true, true, _) => Err(best_is_me()),
         (true, false, Some(report)) => Err(report),
         (true, false, None) => Err(no_exchanger()),

@@ -12,6 +12,7 @@ use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::Disk;
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
+use mailtree_protocols::queue::OSSIFIED;
 use rustix::fs::{FlockOperation, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -59,7 +60,10 @@ fn up(home: &Path) -> Result<Ending, Failure> {
     let filter = format!("{},ractor=warn,hickory_resolver=error,hickory_net=error", host.log.level.as_str());
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
-    recover(&paths)?;
+    recover(&host, &paths)?;
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::temporary(format!("unable to start the runtime: {error}")))?;
@@ -112,10 +116,13 @@ fn lock_queue(paths: &Paths) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// Nothing is being received yet: what is unfinished was never promised.
-fn recover(paths: &Paths) -> Result<(), Failure> {
+/// Nothing is being received yet: what is unfinished was never promised. On another host's queue a qmail-queue may be at
+/// work, so there only what is too old for that goes.
+fn recover(host: &Host, paths: &Paths) -> Result<(), Failure> {
+    let ours = host.qmail_home == Path::new(".");
+    let age = if ours { Duration::ZERO } else { Duration::from_secs(OSSIFIED) };
     let failed = |error: std::io::Error| Failure::io("sweep", &paths.queue, &error);
-    let removed = Disk::open(&paths.queue).and_then(|disk| disk.sweep(Duration::ZERO)).map_err(failed)?;
+    let removed = Disk::open(&paths.queue).and_then(|disk| disk.sweep(age, true)).map_err(failed)?;
     if removed > 0 {
         tracing::info!(removed, "qmail-queue: removed {removed} unfinished messages");
     }

@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 use super::super::sync::DiskThreads;
 use super::{Commit, Disk, End, Maildir, Preprocess, Preprocessed, Settle};
-use crate::permit::Permits;
 use crate::queue::Trigger;
 
 const ID: MessageId = MessageId(928_119);
@@ -78,8 +77,8 @@ fn s2_and_s3_are_swept() {
     for files in [&[MESS][..], &[MESS, (Dir::Intd, "u1\0p2\0Fa@x\0Tb")], &[(Dir::Intd, "u1")]] {
         let queue = Queue::with(files);
         fs::write(queue.dir.path().join("pid/1.2.3"), "half a mess").unwrap();
-        assert_eq!(queue.disk.sweep(Duration::from_secs(3600)).unwrap(), 0, "young files may be in use");
-        assert_eq!(queue.disk.sweep(Duration::ZERO).unwrap(), 2);
+        assert_eq!(queue.disk.sweep(Duration::from_secs(3600), false).unwrap(), 0, "young files may be in use");
+        assert_eq!(queue.disk.sweep(Duration::ZERO, true).unwrap(), 2);
         assert!(queue.files().is_empty(), "{:?}", queue.files());
     }
 }
@@ -89,8 +88,8 @@ async fn s4_is_preprocessed_again_from_the_beginning() {
     let rests = [&[][..], &[INFO], &[INFO, (Dir::Local, "Told@here\0"), (Dir::Intd, "u1\0")]];
     for rest in rests {
         let queue = Queue::with(&[&[MESS, TODO][..], rest].concat());
-        assert_eq!(queue.disk.sweep(Duration::ZERO).unwrap(), 0);
-        assert!(queue.disk.survey().unwrap().is_empty());
+        assert_eq!(queue.disk.sweep(Duration::ZERO, true).unwrap(), 0);
+        assert!(queue.disk.survey().unwrap().messages.is_empty());
         let done = queue.preprocess().await;
         let message = &done.messages[0];
         assert_eq!((message.id, &*message.envelope.sender), (ID, &b"a@x"[..]));
@@ -111,8 +110,8 @@ async fn s4_with_a_damaged_envelope_stays_and_is_named() {
 #[tokio::test]
 async fn s5_is_found_with_who_is_left_and_settled_step_by_step() {
     let queue = Queue::with(&[MESS, INFO, (Dir::Local, "Da@here\0Tb@here\0"), (Dir::Remote, "Tc@there\0")]);
-    assert_eq!(queue.disk.sweep(Duration::ZERO).unwrap(), 0);
-    let found = queue.disk.survey().unwrap().remove(0);
+    assert_eq!(queue.disk.sweep(Duration::ZERO, true).unwrap(), 0);
+    let found = queue.disk.survey().unwrap().messages.remove(0);
     assert_eq!((found.id, &*found.sender, found.bouncing), (ID, &b"a@x"[..], false));
     let local = queue.disk.recipients(ID, Channel::Local).unwrap();
     assert!(local[0].done && !local[1].done);
@@ -138,8 +137,8 @@ async fn s5_is_found_with_who_is_left_and_settled_step_by_step() {
 #[test]
 fn files_without_their_mess_are_left_alone() {
     let queue = Queue::with(&[TODO, INFO, (Dir::Local, "Tb@here\0")]);
-    assert_eq!(queue.disk.sweep(Duration::ZERO).unwrap(), 0);
-    assert!(queue.disk.survey().unwrap().is_empty());
+    assert_eq!(queue.disk.sweep(Duration::ZERO, true).unwrap(), 0);
+    assert!(queue.disk.survey().unwrap().messages.is_empty());
     assert_eq!(queue.files(), ["todo", "info", "local"]);
 }
 
@@ -201,7 +200,7 @@ async fn a_maildir_delivery_is_whole_or_not_there() {
         name: "1.M2P3Q4.mx.test".to_owned(),
         head: b"Return-Path: <>\n".to_vec(),
         file: None,
-        _running: Arc::new(Permits::new("test", 1).try_acquire().unwrap()),
+        _delivery: None,
     };
     assert!(queue.threads.run(deliver(&maildir)).await.is_err());
     for sub in ["tmp", "new"] {
