@@ -385,12 +385,14 @@ impl Host {
         Metrics::parse(&get(self.listens("metrics"), "/metrics").unwrap())
     }
 
-    /// Files in the queue, of all kinds that a message leaves there.
+    /// Files in the queue, of all kinds that a message leaves there; not those that the host keeps for the next one.
     pub fn queue_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for kind in ["mess", "todo", "intd", "info", "local", "remote", "bounce", "pid"] {
             walk(&self.home().join("queue").join(kind), &mut files);
         }
+        let kept = |path: &PathBuf| path.to_string_lossy().contains("/pid/blank.");
+        files.retain(|path| !kept(path));
         files
     }
 

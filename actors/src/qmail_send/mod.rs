@@ -285,7 +285,9 @@ impl Actor for QmailSend {
             Message::Preprocessed(result) => state.preprocessed(result)?,
             Message::Loaded { id, channel, recipients } => state.loaded(id, channel, recipients),
             Message::Reported { serial, reports, crashed } => state.reported(serial, reports, crashed),
-            Message::Settled { serial, done, bounced, result } => state.settled(serial, done, bounced, result),
+            Message::Settled { serial, done, bounced, result } => {
+                state.settled(serial, done, bounced, result)
+            }
             Message::Bounced { id, result } => state.bounced(id, result),
             Message::Ended { id, serial, result } => state.ended(id, serial, result),
             Message::Looked { id, result } => state.looked(id, result),
@@ -422,7 +424,8 @@ impl State {
         let (due, later): (Vec<_>, Vec<_>) = self.unseen.drain(..).partition(|(due, _)| *due <= now);
         self.unseen = later;
         for (_, id) in due {
-            let (disk, myself, running) = (Arc::clone(self.queue.disk()), self.myself.clone(), self.running());
+            let (disk, myself, running) =
+                (Arc::clone(self.queue.disk()), self.myself.clone(), self.running());
             drop(tokio::task::spawn_blocking(move || {
                 let result = disk.look(id).map_err(|error| error.to_string());
                 drop(running);
@@ -437,7 +440,10 @@ impl State {
             Ok(Some(message)) if !self.messages.contains_key(&id) => self.found(message),
             Ok(_) => (),
             Err(cause) => {
-                tracing::warn!(msg = id.0, "warning: unable to stat info/{id}; will try again later: {cause}");
+                tracing::warn!(
+                    msg = id.0,
+                    "warning: unable to stat info/{id}; will try again later: {cause}"
+                );
                 self.unseen.push((unix_now() + SYSFAIL, id));
             }
         }

@@ -199,14 +199,7 @@ impl State {
             Channel::Remote => "qmail-remote crashed.\n",
         };
         let report = Arc::new(ReportPort::new(self.myself.clone(), serial, crashed, running));
-        let delivery = Delivery {
-            id,
-            sender,
-            recipients: addresses,
-            route: group.route,
-            serial,
-            report,
-        };
+        let delivery = Delivery { id, sender, recipients: addresses, route: group.route, serial, report };
         // A spawner that is gone drops the delivery, and that is reported.
         match channel {
             Channel::Local => drop(self.lspawn.cast(lspawn::Message::Deliver(delivery))),
@@ -245,12 +238,12 @@ impl State {
     fn settle(&mut self, serial: u64, id: MessageId, channel: Channel, done: Vec<u64>, bounce: Vec<u8>) {
         let count = done.len();
         let mut finished = false;
-        if let Some(mail) = self.messages.get_mut(&id) {
-            if let Side::Passing(pass) = mail.side(channel) {
-                pass.left = pass.left.saturating_sub(count);
-                // While another delivery is being settled the file is its, too; the end of the message removes it.
-                finished = pass.left == 0 && pass.in_flight == 1 && pass.pending.is_empty();
-            }
+        if let Some(mail) = self.messages.get_mut(&id)
+            && let Side::Passing(pass) = mail.side(channel)
+        {
+            pass.left = pass.left.saturating_sub(count);
+            // While another delivery is being settled the file is its, too; the end of the message removes it.
+            finished = pass.left == 0 && pass.in_flight == 1 && pass.pending.is_empty();
         }
         if done.is_empty() {
             self.settled(serial, 0, false, Ok(()));

@@ -276,7 +276,10 @@ impl Disk {
                 Ok(None) => (),
                 Err(error) => {
                     let file = Dir::Info.file(id);
-                    tracing::warn!(msg = id.0, "warning: unable to stat {file}; will try again later: {error}");
+                    tracing::warn!(
+                        msg = id.0,
+                        "warning: unable to stat {file}; will try again later: {error}"
+                    );
                     survey.failed.push(id);
                 }
             }

@@ -123,7 +123,9 @@ impl Queue {
         head: Vec<u8>,
         delivery: Arc<ReportPort>,
     ) -> Result<(), Error> {
-        self.threads()?.run(disk::Maildir { id, maildir, name, head, file: None, _delivery: Some(delivery) }).await
+        self.threads()?
+            .run(disk::Maildir { id, maildir, name, head, file: None, _delivery: Some(delivery) })
+            .await
     }
 }
 
@@ -212,7 +214,8 @@ impl Actor for QmailQueue {
             .map_err(|error| StartError::Temporary(format!("unable to start disk threads: {error}")))?;
         let threads = Arc::new(threads);
         let receiving = Permits::new("receiving", arguments.receiving);
-        let chunks = usize::try_from(arguments.receiving_bytes / reception::CHUNK as u64).unwrap_or(usize::MAX);
+        let chunks =
+            usize::try_from(arguments.receiving_bytes / reception::CHUNK as u64).unwrap_or(usize::MAX);
         let chunks = Permits::new("receiving-chunks", chunks.max(1));
         let mut state = State { arguments, receiving, chunks, threads: Arc::clone(&threads), full: false };
         state.look();

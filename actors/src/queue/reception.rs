@@ -53,7 +53,17 @@ impl Reception {
     ) -> Self {
         let qp = pid::next();
         let buffer = received::qmail(invoker, qp, Timestamp::now()).into_bytes();
-        Self { threads, trigger, buffer, draft: None, size: 0, qp, chunks, spilled: Vec::new(), _permit: permit }
+        Self {
+            threads,
+            trigger,
+            buffer,
+            draft: None,
+            size: 0,
+            qp,
+            chunks,
+            spilled: Vec::new(),
+            _permit: permit,
+        }
     }
 
     /// The number of this queueing.

@@ -96,6 +96,11 @@ fn up(home: &Path) -> Result<Ending, Failure> {
     });
     // Blocked threads of a tree that was killed must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    // Whoever runs this queue next has no use for our blank files.
+    let swept = Disk::open(&paths.queue).and_then(|disk| disk.sweep(Duration::from_secs(OSSIFIED), true));
+    if let Err(error) = swept {
+        tracing::warn!("warning: unable to sweep {}: {error}", paths.queue.display());
+    }
     lines.flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
     ending
 }

@@ -77,7 +77,11 @@ fn s2_and_s3_are_swept() {
     for files in [&[MESS][..], &[MESS, (Dir::Intd, "u1\0p2\0Fa@x\0Tb")], &[(Dir::Intd, "u1")]] {
         let queue = Queue::with(files);
         fs::write(queue.dir.path().join("pid/1.2.3"), "half a mess").unwrap();
-        assert_eq!(queue.disk.sweep(Duration::from_secs(3600), false).unwrap(), 0, "young files may be in use");
+        assert_eq!(
+            queue.disk.sweep(Duration::from_secs(3600), false).unwrap(),
+            0,
+            "young files may be in use"
+        );
         assert_eq!(queue.disk.sweep(Duration::ZERO, true).unwrap(), 2);
         assert!(queue.files().is_empty(), "{:?}", queue.files());
     }
