@@ -149,12 +149,14 @@ fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool) -> String {
     let smtpd = rows.iter().find(|row| row.service == "smtpd").and_then(|row| row.listen.first());
     let Some(smtpd) = smtpd else { return text };
     let home = home.display();
+    let program = std::env::args().next().unwrap_or_else(|| "mailtree".to_owned());
     text.push_str(&format!(
         "\nThe host is up. Send a message:\n\n  \
          printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl -sS smtp://{smtpd} --mail-from you@{me} \
          --mail-rcpt postmaster@{me} -T -\n\n\
          Read it:\n\n  cat {home}/domains/{me}/postmaster/Maildir/new/*\n\n\
-         See the tree, stop the host: mailtree svstat, Ctrl-C.\n"
+         See the tree:\n\n  {program} --home {home} svstat\n\n\
+         Ctrl-C stops the host.\n"
     ));
     if first {
         text.push_str("The password above is not kept anywhere: note it now.\n");
