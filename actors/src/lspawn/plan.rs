@@ -4,19 +4,23 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
 use mailtree_protocols::report::Report;
 use mailtree_protocols::vpasswd::{self, flag};
 use mailtree_protocols::{address, assign};
+use nix::unistd::User;
 use rustix::fs::OFlags;
 
 use super::State;
 
 /// Largest `.qmail` file, in bytes.
 const MAX_DOTQMAIL: u64 = 256 * 1024;
+
+/// Longest account name (qmail-getpw: GETPW_USERLEN).
+const MAX_ACCOUNT: usize = 32;
 
 /// Longest header that is searched for a loop, in bytes.
 const MAX_HEADER: u64 = 1024 * 1024;
@@ -85,8 +89,35 @@ fn home(state: &State, local: &[u8]) -> Result<Home, Report> {
     };
     Ok(match controlled {
         Some(found) => Home { dir: path(&found.home), dash: found.dash, ext: found.ext },
+        None if names_system_user(local)? => {
+            return Err(Report::deferral("This host does not deliver to system users yet. (#4.3.5)\n"));
+        }
         None => Home { dir: state.arguments.alias.clone(), dash: b"-".to_vec(), ext: local.to_vec() },
     })
+}
+
+/// Whether qmail-getpw would find an account for the address: `user` or `user-ext`, not root, whose home is its own.
+fn names_system_user(local: &[u8]) -> Result<bool, Report> {
+    for name in account_names(local) {
+        let user = User::from_name(&name).map_err(|error| {
+            tracing::error!("alert: unable to look up account {name}: {error}");
+            Report::deferral("Unable to run qmail-getpw. (#4.3.0)\n")
+        })?;
+        let owns_home =
+            |user: &User| fs::metadata(&user.dir).is_ok_and(|home| home.uid() == user.uid.as_raw());
+        if user.is_some_and(|user| !user.uid.is_root() && owns_home(&user)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The account names an address may begin with, longest first.
+fn account_names(local: &[u8]) -> Vec<String> {
+    let whole = std::str::from_utf8(local).unwrap_or_default().to_ascii_lowercase();
+    let ends = whole.match_indices('-').map(|(at, _)| at).chain([whole.len()]);
+    let names: Vec<String> = ends.map(|end| whole[..end].to_owned()).collect();
+    names.into_iter().rev().filter(|name| !name.is_empty() && name.len() <= MAX_ACCOUNT).collect()
 }
 
 fn check_home(home: &Path) -> Result<(), Report> {
@@ -278,4 +309,18 @@ pub(super) fn one_line(address: &[u8]) -> Vec<u8> {
 
 fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_belong_to_each_account_it_begins_with() {
+        assert_eq!(account_names(b"Bob-list-owner"), ["bob-list-owner", "bob-list", "bob"]);
+        assert_eq!(account_names(b"-x"), ["-x"]);
+        assert!(account_names(b"").is_empty());
+        assert!(account_names(&[b'a'; 33]).is_empty());
+        assert_eq!(names_system_user(b"root"), Ok(false), "mail for root is the alias user's");
+    }
 }
