@@ -98,7 +98,8 @@ pub fn services(
         controls: Arc::new(Control::new(&paths.control)),
         sockets: Sockets::default(),
         resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
-        queue: Queue::new(Arc::new(disk), trigger),
+        queue: Queue::new(Arc::new(disk), trigger)
+            .map_err(|error| Failure::io("read", &paths.queue, &error))?,
         running: Running::default(),
         send,
         configuration: Configuration {

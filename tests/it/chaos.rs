@@ -29,25 +29,30 @@ fn services(host: &Host) -> Vec<String> {
     host.status().iter().map(|row| row["service"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Sends 2,000 letters while `strike` is called every 50 ms; then all have arrived.
+/// Sends 2,000 letters while `strike` is called every 50 ms; then all have arrived. A host that is done before ten
+/// strikes have struck gets 2,000 more.
 fn survive(host: &Host, prefix: &str, mut strike: impl FnMut() -> bool) {
-    let load = Load::start(host.address(), &Plan { sessions: 20, ..Plan::to("bob@mx.test", prefix, 2000) });
     let start = Instant::now();
-    let mut strikes = 0;
-    while !load.is_finished() {
-        let next = Instant::now() + Duration::from_millis(50);
-        strikes += usize::from(strike());
-        assert!(
-            start.elapsed() < Duration::from_secs(240),
-            "{} of 2000 accepted after {strikes} strikes; last refusals {:?}",
-            load.count(),
-            load.refusals()
-        );
-        tick(next.saturating_duration_since(Instant::now()));
+    let (mut strikes, mut loads) = (0, 0);
+    let mut accepted = BTreeSet::new();
+    while loads == 0 || strikes < 10 {
+        loads += 1;
+        let plan = Plan { sessions: 20, ..Plan::to("bob@mx.test", &format!("{prefix}{loads}"), 2000) };
+        let load = Load::start(host.address(), &plan);
+        while !load.is_finished() {
+            let next = Instant::now() + Duration::from_millis(50);
+            strikes += usize::from(strike());
+            assert!(
+                start.elapsed() < Duration::from_secs(240),
+                "{} of 2000 accepted in load {loads} after {strikes} strikes; last refusals {:?}",
+                load.count(),
+                load.refusals()
+            );
+            tick(next.saturating_duration_since(Instant::now()));
+        }
+        accepted.extend(load.stop());
     }
-    let accepted = load.stop();
-    println!("{strikes} strikes in {:?}", start.elapsed());
-    assert!(strikes >= 10, "only {strikes} strikes");
+    println!("{strikes} strikes in {:?}, {loads} loads", start.elapsed());
     wait_arrived(host, &accepted);
 }
 

@@ -380,23 +380,23 @@ impl State {
         }
     }
 
+    /// Counts the messages, which walks the table: after every event only while it is small.
     fn gauges(&self) {
-        let waiting = |side: fn(&Mail) -> &Side| {
-            self.messages.values().filter(|mail| !matches!(side(mail), Side::Finished)).count()
-        };
-        // Counting walks the table: only while it is small is it done for every event.
         if self.messages.len() <= 64 {
-            self.count_messages(waiting(|mail| &mail.local), waiting(|mail| &mail.remote));
+            self.count_messages();
         }
     }
 
-    fn count_messages(&self, local: usize, remote: usize) {
+    fn count_messages(&self) {
         let set = |state: &'static str, count: usize| {
             metrics::gauge!("mailtree_queue_messages", "state" => state).set(count as f64);
         };
+        let waiting = |side: fn(&Mail) -> &Side| {
+            self.messages.values().filter(|mail| !matches!(side(mail), Side::Finished)).count()
+        };
         set("preprocessed", self.messages.len());
-        set("local", local);
-        set("remote", remote);
+        set("local", waiting(|mail| &mail.local));
+        set("remote", waiting(|mail| &mail.remote));
         set("bouncing", self.messages.values().filter(|mail| mail.bouncing).count());
     }
 
@@ -414,10 +414,7 @@ impl State {
             self.end_if_settled(id);
         }
         self.look_at_unseen(now);
-        let side = |side: fn(&Mail) -> &Side| {
-            self.messages.values().filter(|mail| !matches!(side(mail), Side::Finished)).count()
-        };
-        self.count_messages(side(|mail| &mail.local), side(|mail| &mail.remote));
+        self.count_messages();
     }
 
     fn look_at_unseen(&mut self, now: u64) {
@@ -631,14 +628,6 @@ impl State {
         let (l, cl, r, cr) = (self.local.used, self.local.limit, self.remote.used, self.remote.limit);
         let exitasap = if self.exitasap { " exitasap" } else { "" };
         tracing::info!(local = l, remote = r, "status: local {l}/{cl} remote {r}/{cr}{exitasap}");
-    }
-
-    /// A recipient as a bounce shows it: without its virtual domain's prefix.
-    fn without_prefix<'a>(&self, recipient: &'a [u8]) -> &'a [u8] {
-        let Some(at) = recipient.iter().rposition(|byte| *byte == b'@') else { return recipient };
-        let Some(prepend) = self.control.virtualdomains.prepend(recipient, at) else { return recipient };
-        let rest = recipient.strip_prefix(prepend).and_then(|rest| rest.strip_prefix(b"-"));
-        rest.unwrap_or(recipient)
     }
 }
 

@@ -227,7 +227,10 @@ impl State {
                 Class::Success => done.push(recipient.offset),
                 Class::Failure => {
                     done.push(recipient.offset);
-                    bounce.extend(paragraph(self.without_prefix(&recipient.address), &report.text));
+                    bounce.extend(paragraph(
+                        self.control.virtualdomains.strip(&recipient.address),
+                        &report.text,
+                    ));
                 }
                 Class::Deferral => (),
             }

@@ -542,6 +542,7 @@ impl Operation for Commit {
         let id = self.id.ok_or_else(|| io::Error::other("a message without a number"))?;
         let (intd, todo) = (disk.path(Dir::Intd, id), disk.path(Dir::Todo, id));
         rustix::fs::renameat_with(CWD, intd, CWD, todo, RenameFlags::NOREPLACE)?;
+        todo_gauge().increment(1.0);
         reached(Point::TodoLinked);
         unsynced.need_queue();
         Ok(())
@@ -657,6 +658,7 @@ impl Operation for Preprocess {
             // A todo that outlives a crash is preprocessed again: nobody is forgotten.
             disk.unlink(Dir::Intd, message.id)?;
             disk.unlink(Dir::Todo, message.id)?;
+            todo_gauge().decrement(1.0);
             reached(Point::TodoUnlinked);
         }
         Ok(())
@@ -830,6 +832,11 @@ impl Operation for Maildir {
             tracing::warn!("warning: unable to unlink {}: {error}", self.tmp().display());
         }
     }
+}
+
+/// Messages waiting for preprocessing.
+pub(super) fn todo_gauge() -> metrics::Gauge {
+    metrics::gauge!("mailtree_queue_messages", "state" => "todo")
 }
 
 pub(super) fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -12,6 +12,7 @@ pub mod sync;
 mod trigger;
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,9 +64,12 @@ pub enum Refused {
 
 impl Queue {
     /// The queue on `disk`; `trigger` tells the scheduler of new messages.
-    #[must_use]
-    pub fn new(disk: Arc<Disk>, trigger: Trigger) -> Self {
-        Self { disk, wire: Wire::default(), threads: Arc::default(), trigger }
+    ///
+    /// # Errors
+    /// When `todo` cannot be read.
+    pub fn new(disk: Arc<Disk>, trigger: Trigger) -> io::Result<Self> {
+        disk::todo_gauge().set(disk.todo()?.len() as f64);
+        Ok(Self { disk, wire: Wire::default(), threads: Arc::default(), trigger })
     }
 
     /// The queue directory, for reading.
