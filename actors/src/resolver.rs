@@ -25,6 +25,9 @@ use crate::wire::Wire;
 /// Records of one answer that are looked at.
 const MAX_RECORDS: usize = 100;
 
+/// Answers kept until they expire.
+const CACHE: u64 = 16 * 1024;
+
 /// The resolver as other actors reach it.
 #[derive(Clone)]
 pub struct Resolver {
@@ -44,6 +47,12 @@ pub enum Failure {
     Temporary(String),
 }
 
+impl Failure {
+    fn other_question() -> Self {
+        Self::Temporary("answer to another question".into())
+    }
+}
+
 /// A mail exchanger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mx {
@@ -60,6 +69,14 @@ pub enum Question {
     Mx(String),
     /// The addresses of a host, IPv4 and IPv6.
     Addresses(String),
+    /// The IPv4 addresses of a name.
+    A(String),
+    /// The IPv6 addresses of a name.
+    Aaaa(String),
+    /// The texts of a name.
+    Txt(String),
+    /// The names of an address.
+    Ptr(IpAddr),
 }
 
 /// The answer to a [`Question`]; an existing name without such records has an empty one.
@@ -67,8 +84,12 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Mx`].
     Mx(Vec<Mx>),
-    /// To [`Question::Addresses`].
+    /// To [`Question::Addresses`], [`Question::A`], [`Question::Aaaa`].
     Addresses(Vec<IpAddr>),
+    /// To [`Question::Txt`]: the strings of a record are joined.
+    Txt(Vec<Vec<u8>>),
+    /// To [`Question::Ptr`]: names without the trailing dot.
+    Ptr(Vec<String>),
 }
 
 impl Resolver {
@@ -85,7 +106,7 @@ impl Resolver {
     pub async fn mx(&self, domain: &str) -> Result<Vec<Mx>, Failure> {
         match self.ask(Question::Mx(domain.to_owned())).await? {
             Answer::Mx(mx) => Ok(mx),
-            Answer::Addresses(_) => Err(Failure::Temporary("answer to another question".into())),
+            _ => Err(Failure::other_question()),
         }
     }
 
@@ -96,11 +117,26 @@ impl Resolver {
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Failure> {
         match self.ask(Question::Addresses(host.to_owned())).await? {
             Answer::Addresses(addresses) => Ok(addresses),
-            Answer::Mx(_) => Err(Failure::Temporary("answer to another question".into())),
+            _ => Err(Failure::other_question()),
         }
     }
 
-    async fn ask(&self, question: Question) -> Result<Answer, Failure> {
+    /// The names of an address.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn names(&self, ip: IpAddr) -> Result<Vec<String>, Failure> {
+        match self.ask(Question::Ptr(ip)).await? {
+            Answer::Ptr(names) => Ok(names),
+            _ => Err(Failure::other_question()),
+        }
+    }
+
+    /// The answer to a question.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let asked = async {
             let permit = self.in_flight.acquire().await;
             self.wire.call(|reply| Message::Ask { question, permit, reply }, self.deadline).await
@@ -223,11 +259,31 @@ fn build(arguments: &Arguments) -> Result<TokioResolver, NetError> {
     options.timeout = (arguments.resolver.deadline / 4).max(Duration::from_millis(500));
     options.attempts = 2;
     options.ndots = 0;
+    options.cache_size = CACHE;
     builder.build()
 }
 
 async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Failure> {
     match question {
+        Question::A(name) => addresses(dns, name, RecordType::A).await,
+        Question::Aaaa(name) => addresses(dns, name, RecordType::AAAA).await,
+        Question::Txt(name) => {
+            let texts =
+                records(dns, name, RecordType::TXT).await?.into_iter().filter_map(|data| match data {
+                    RData::TXT(txt) => Some(txt.txt_data.concat()),
+                    _ => None,
+                });
+            Ok(Answer::Txt(texts.collect()))
+        }
+        Question::Ptr(ip) => {
+            let name = Name::from(*ip).to_ascii();
+            let names =
+                records(dns, &name, RecordType::PTR).await?.into_iter().filter_map(|data| match data {
+                    RData::PTR(ptr) => Some(ptr.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+                    _ => None,
+                });
+            Ok(Answer::Ptr(names.collect()))
+        }
         Question::Mx(domain) => {
             let records = records(dns, domain, RecordType::MX).await?;
             Ok(Answer::Mx(
@@ -264,6 +320,11 @@ async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Fail
             }
         }
     }
+}
+
+async fn addresses(dns: &TokioResolver, name: &str, kind: RecordType) -> Result<Answer, Failure> {
+    let found = records(dns, name, kind).await?;
+    Ok(Answer::Addresses(found.iter().filter_map(RData::ip_addr).collect()))
 }
 
 /// The records of a name; none if it exists without such records.

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mailtree_protocols::badmailfrom::BadMailFrom;
+use mailtree_protocols::badlist::BadList;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::domains::Domains;
 use mailtree_protocols::rcpthosts::RcptHosts;
+use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
 use mailtree_protocols::smtproutes::SmtpRoutes;
+use mailtree_protocols::spf::{self, Behavior};
+use mailtree_protocols::validrcptto::ValidRcptTo;
 use mailtree_protocols::virtualdomains::VirtualDomains;
 
 use crate::default;
@@ -37,8 +40,28 @@ pub struct Smtpd {
     pub databytes: u64,
     /// Domains that mail is accepted for.
     pub rcpthosts: RcptHosts,
-    /// Senders whose mail is refused.
-    pub badmailfrom: BadMailFrom,
+    /// Senders whose mail is refused: `badmailfrom`.
+    pub badmailfrom: BadList,
+    /// And those of clients that may not relay.
+    pub badmailfromnorelay: BadList,
+    /// Recipients that get no mail: `badrcptto`, or what older patches call `badmailto`.
+    pub badrcptto: BadList,
+    /// And none from clients that may not relay.
+    pub badrcpttonorelay: BadList,
+    /// Names in HELO and EHLO whose mail is refused.
+    pub badhelo: BadList,
+    /// And that of clients that may not relay.
+    pub badhelonorelay: BadList,
+    /// The recipients that there are; `None`: any may be.
+    pub validrcptto: Option<ValidRcptTo>,
+    /// Recipients of one message; `None`: as many as the service allows.
+    pub maxrcpt: Option<usize>,
+    /// Refused recipients after which a session ends; 0: none.
+    pub brtlimit: u64,
+    /// What is done about SPF.
+    pub spfbehavior: Behavior,
+    /// The local words on SPF: `spfrules`, `spfguess`, `spfexp`.
+    pub spf: spf::Options,
     /// Longest wait for a client.
     pub timeoutsmtpd: Duration,
     /// Host put in place of `[the local address]` in recipients.
@@ -93,6 +116,7 @@ pub struct Control {
     dir: PathBuf,
     smtpd: Mutex<Option<Kept<Smtpd>>>,
     remote: Mutex<Option<Kept<Remote>>>,
+    simcontrol: Mutex<Option<Kept<Simcontrol>>>,
 }
 
 /// What was read, and from which versions of the files. A bad file stays bad until it is changed.
@@ -105,7 +129,12 @@ struct Kept<T> {
 impl Control {
     /// The control files in a directory. Nothing is read yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), smtpd: Mutex::new(None), remote: Mutex::new(None) }
+        Self {
+            dir: dir.into(),
+            smtpd: Mutex::new(None),
+            remote: Mutex::new(None),
+            simcontrol: Mutex::new(None),
+        }
     }
 
     /// The directory.
@@ -121,6 +150,11 @@ impl Control {
     /// What qmail-remote reads, as the files are now. An error: `Unable to read control files`.
     pub fn remote(&self) -> Result<Arc<Remote>, Error> {
         self.current(&self.remote, remote)
+    }
+
+    /// What simscan reads, as the files are now. An error: `451 qq unable to read configuration`.
+    pub fn simcontrol(&self) -> Result<Arc<Simcontrol>, Error> {
+        self.current(&self.simcontrol, simcontrol)
     }
 
     /// What qmail-send reads.
@@ -143,6 +177,7 @@ impl Control {
         smtpd(&mut reading);
         send(&mut reading);
         remote(&mut reading);
+        simcontrol(&mut reading);
         concurrencyincoming(&mut reading);
         (reading.settings, reading.problems)
     }
@@ -172,7 +207,17 @@ fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
         greeting: reading.text("smtpgreeting", Missing::Me, Kind::Words),
         databytes: reading.whole("databytes", default::DATABYTES, 0, i64::MAX as u64),
         rcpthosts: rcpthosts(reading),
-        badmailfrom: BadMailFrom::new(reading.entries_or_none("badmailfrom")),
+        badmailfrom: badlist(reading, "badmailfrom", BadList::senders()),
+        badmailfromnorelay: badlist(reading, "badmailfromnorelay", BadList::senders()),
+        badrcptto: badrcptto(reading, ["badrcptto", "badmailto"]),
+        badrcpttonorelay: badrcptto(reading, ["badrcpttonorelay", "badmailtonorelay"]),
+        badhelo: badlist(reading, "badhelo", BadList::patterns()),
+        badhelonorelay: badlist(reading, "badhelonorelay", BadList::patterns()),
+        validrcptto: validrcptto(reading),
+        maxrcpt: maxrcpt(reading),
+        brtlimit: reading.whole("brtlimit", default::BRTLIMIT, 0, u64::from(u32::MAX)),
+        spfbehavior: spfbehavior(reading),
+        spf: spf_options(reading),
         timeoutsmtpd: timeout(reading, "timeoutsmtpd", default::TIMEOUTSMTPD),
         localiphost: reading.text("localiphost", Missing::Me, Kind::Name),
     }
@@ -183,19 +228,107 @@ fn rcpthosts(reading: &mut Reading<'_>) -> RcptHosts {
         reading.set("rcpthosts", "no domain".to_owned(), Origin::Default);
         return RcptHosts::default();
     };
-    let name = "morercpthosts.cdb";
-    let more = reading.cdb(name).and_then(|bytes| match Cdb::new(bytes) {
-        Ok(more) => {
-            let value = format!("{} entries", more.iter().count());
+    let more = database(reading, "morercpthosts.cdb");
+    RcptHosts::new(entries, more)
+}
+
+fn database(reading: &mut Reading<'_>, name: &str) -> Option<Cdb<Vec<u8>>> {
+    match Cdb::new(reading.cdb(name)?) {
+        Ok(found) => {
+            let value = format!("{} entries", found.iter().count());
             reading.set(name, value, Origin::File(reading.path(name), None));
-            Some(more)
+            Some(found)
         }
         Err(error) => {
             reading.refuse_file(name, error);
             None
         }
-    });
-    RcptHosts::new(entries, more)
+    }
+}
+
+fn badlist(reading: &mut Reading<'_>, name: &str, mut list: BadList) -> BadList {
+    reading.lines(name, |line| list.add(line));
+    list
+}
+
+/// The qregex patch has had two names for the file; with both the lines of both count.
+fn badrcptto(reading: &mut Reading<'_>, names: [&str; 2]) -> BadList {
+    names.into_iter().fold(BadList::patterns(), |list, name| badlist(reading, name, list))
+}
+
+fn validrcptto(reading: &mut Reading<'_>) -> Option<ValidRcptTo> {
+    let entries = reading.entries("validrcptto");
+    let more = database(reading, "morevalidrcptto.cdb");
+    if entries.is_none() {
+        reading.set("validrcptto", "not checked".to_owned(), Origin::Default);
+    }
+    (entries.is_some() || more.is_some()).then(|| ValidRcptTo::new(entries.unwrap_or_default(), more))
+}
+
+/// 0, as in the patch, is no limit.
+fn maxrcpt(reading: &mut Reading<'_>) -> Option<usize> {
+    Some(reading.count("maxrcpt", 0, 0, default::MAXRCPT_MAX)).filter(|&most| most != 0)
+}
+
+fn spfbehavior(reading: &mut Reading<'_>) -> Behavior {
+    let number = reading.whole("spfbehavior", default::SPFBEHAVIOR, 0, 6);
+    number.to_string().parse().unwrap_or_default()
+}
+
+fn spf_options(reading: &mut Reading<'_>) -> spf::Options {
+    let [rules, guess, explanation] =
+        ["spfrules", "spfguess", "spfexp"].map(|name| reading.text(name, Missing::Value(""), Kind::Words));
+    spf::Options::new(&rules, &guess, &explanation).unwrap_or_else(|error| {
+        let name = match error {
+            spf::OptionsError::Rules(_) => "spfrules",
+            spf::OptionsError::Guess(_) => "spfguess",
+            spf::OptionsError::Explanation(_) => "spfexp",
+        };
+        reading.refuse_file(name, error);
+        spf::Options::default()
+    })
+}
+
+/// `simcontrol.cdb` if there is one, as simscan reads; else `simcontrol`; else `ssattach`.
+fn simcontrol(reading: &mut Reading<'_>) -> Simcontrol {
+    if let Some(compiled) = database(reading, "simcontrol.cdb") {
+        return Simcontrol::read(&compiled).unwrap_or_else(|error| {
+            reading.refuse_file("simcontrol.cdb", error);
+            Simcontrol::default()
+        });
+    }
+    let Some(text) = reading.whole_text("simcontrol") else {
+        return ssattach(reading);
+    };
+    match Simcontrol::parse(&text) {
+        Ok(found) => {
+            let value = format!("{} entries", found.len());
+            reading.set("simcontrol", value, Origin::File(reading.path("simcontrol"), None));
+            found
+        }
+        Err(simcontrol::Error::Line { line, text, allowed }) => {
+            reading.refuse_line("simcontrol", line, format!("`{text}` is not allowed; allowed: {allowed}"));
+            Simcontrol::default()
+        }
+        Err(error) => {
+            reading.refuse_file("simcontrol", error);
+            Simcontrol::default()
+        }
+    }
+}
+
+/// The list of suffixes of a simscan that is built without rules for domains.
+fn ssattach(reading: &mut Reading<'_>) -> Simcontrol {
+    let Some(text) = reading.whole_text("ssattach") else {
+        reading.set("simcontrol", "nothing is scanned".to_owned(), Origin::Default);
+        return Simcontrol::default();
+    };
+    let suffixes = simcontrol::ssattach(&text);
+    reading.set("ssattach", suffixes.join(", "), Origin::File(reading.path("ssattach"), None));
+    Simcontrol::parse(format!(":attach={}", suffixes.join(":")).as_bytes()).unwrap_or_else(|error| {
+        reading.refuse_file("ssattach", error);
+        Simcontrol::default()
+    })
 }
 
 fn send(reading: &mut Reading<'_>) -> Send {

@@ -32,7 +32,25 @@ pub const DISK_THREADS: usize = 2;
 /// A DNS question is given up after this long.
 pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(30);
 /// DNS questions asked at once.
-pub const RESOLVER_IN_FLIGHT: usize = 256;
+pub const RESOLVER_IN_FLIGHT: usize = 1024;
+/// Threads that check passwords.
+pub const AUTH_THREADS: usize = 2;
+/// Passwords that wait to be checked.
+pub const AUTH_WAITING: usize = 100;
+/// Where clamd listens.
+pub const CLAMD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3310);
+/// Where spamd listens.
+pub const SPAMD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 783);
+/// Messages scanned at once.
+pub const SCANNERS_AT_ONCE: usize = 8;
+/// A message is scanned for at most so long.
+pub const SCANNERS_DEADLINE: Duration = Duration::from_secs(120);
+/// Programs run at once for sessions.
+pub const PROGRAMS_AT_ONCE: usize = 20;
+/// A program runs for at most so long.
+pub const PROGRAMS_DEADLINE: Duration = Duration::from_secs(300);
+/// Address space of a program: 512 MiB.
+pub const PROGRAMS_MEMORY: u64 = 512 << 20;
 /// Port of other mail hosts.
 pub const REMOTE_PORT: u16 = 25;
 /// Port of a name server whose address is given without one.
@@ -50,6 +68,12 @@ pub const CONCURRENCYREMOTE: usize = 20;
 pub const CONCURRENCY_MAX: usize = 65000;
 /// `databytes` (qmail-smtpd): 0 is no limit.
 pub const DATABYTES: u64 = 0;
+/// `brtlimit` (realrcptto patch): no limit.
+pub const BRTLIMIT: u64 = 0;
+/// The greatest number that `maxrcpt` may have.
+pub const MAXRCPT_MAX: usize = 100_000;
+/// `spfbehavior` (SPF patch): SPF is not checked.
+pub const SPFBEHAVIOR: u64 = 0;
 /// `queuelifetime` (qmail-send): one week.
 pub const QUEUELIFETIME: u64 = 604_800;
 /// `timeoutsmtpd` (qmail-smtpd).

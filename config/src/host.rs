@@ -2,6 +2,9 @@
 //!
 //! Every field may be left out; its default is in [`crate::default`]. A field nobody knows is an error.
 
+mod filters;
+mod smtpd;
+
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +16,11 @@ use serde::{Deserialize, Deserializer};
 
 use crate::default;
 use crate::error::{Error, Problem};
-use crate::network::Network;
 use crate::place::{self, Place};
 use crate::setting::{Origin, Setting};
 use crate::unit;
+pub use filters::{Auth, Programs, Scanner, Scanners};
+pub use smtpd::{ReverseDns, Smtpd};
 
 /// The name of the file in the home.
 pub const FILE: &str = "host.ron";
@@ -25,7 +29,7 @@ pub const FILE: &str = "host.ron";
 const SIZE_MAX: u64 = 1 << 20;
 
 /// Names that belong to services every host has.
-const RESERVED: [&str; 8] = ["svscan", "log", "resolver", "limiter", "queue", "users", "send", "control"];
+const RESERVED: [&str; 7] = ["svscan", "log", "resolver", "queue", "users", "send", "control"];
 
 /// One host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -51,6 +55,12 @@ pub struct Host {
     pub resolver: Resolver,
     /// Delivery to other hosts.
     pub remote: Remote,
+    /// Checking passwords.
+    pub auth: Auth,
+    /// The scanners that simscan asks.
+    pub scanners: Scanners,
+    /// Programs run for SMTP sessions.
+    pub programs: Programs,
     #[serde(skip)]
     home: PathBuf,
     #[serde(skip)]
@@ -144,30 +154,6 @@ impl Service {
     }
 }
 
-/// SMTP in.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Smtpd {
-    /// Addresses to listen on. Port 0 is a port the system chooses.
-    #[serde(deserialize_with = "unit::listen")]
-    pub listen: Vec<SocketAddr>,
-    /// Connections at once, 1 to 65000; `None`: `control/concurrencyincoming` says it.
-    #[serde(deserialize_with = "unit::optional_ranged::<_, _, 1, 65000>")]
-    pub concurrency: Option<usize>,
-    /// Connections from one address at once, 1 to 65000.
-    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 65000>")]
-    pub per_ip: usize,
-    /// Networks that `per_ip` does not bind.
-    #[serde(deserialize_with = "unit::texts")]
-    pub unlimited: Vec<Network>,
-    /// Recipients of one transaction, 1 to 100000.
-    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 100_000>")]
-    pub recipients: usize,
-    /// Compiled tcprules; relative to the home.
-    #[serde(deserialize_with = "unit::path")]
-    pub rules: PathBuf,
-}
-
 /// Prometheus metrics over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -239,6 +225,9 @@ impl Default for Host {
             queue: Queue::default(),
             resolver: Resolver::default(),
             remote: Remote::default(),
+            auth: Auth::default(),
+            scanners: Scanners::default(),
+            programs: Programs::default(),
             home: ".".into(),
             places: Places::default(),
         }
@@ -248,19 +237,6 @@ impl Default for Host {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Classic, level: LogLevel::Info }
-    }
-}
-
-impl Default for Smtpd {
-    fn default() -> Self {
-        Self {
-            listen: vec![default::SMTPD_LISTEN],
-            concurrency: None,
-            per_ip: default::PER_IP,
-            unlimited: default::UNLIMITED.iter().filter_map(|text| text.parse().ok()).collect(),
-            recipients: default::RECIPIENTS,
-            rules: default::RULES.into(),
-        }
     }
 }
 
@@ -423,17 +399,7 @@ impl Host {
         for (name, service) in &self.services {
             let name = |field: &str| format!("services.{name}.{field}");
             match service {
-                Service::Smtpd(smtpd) => {
-                    list.add(&name("listen"), joined_texts(&smtpd.listen));
-                    match smtpd.concurrency {
-                        Some(number) => list.add(&name("concurrency"), number),
-                        None => list.add(&name("concurrency"), "control/concurrencyincoming"),
-                    }
-                    list.add(&name("per_ip"), smtpd.per_ip);
-                    list.add(&name("unlimited"), joined_texts(&smtpd.unlimited));
-                    list.add(&name("recipients"), smtpd.recipients);
-                    list.add(&name("rules"), smtpd.rules.display());
-                }
+                Service::Smtpd(smtpd) => smtpd.settings(&mut |field, value| list.add(&name(field), value)),
                 Service::Metrics(metrics) => list.add(&name("listen"), metrics.listen),
             }
         }
@@ -453,6 +419,9 @@ impl Host {
             Some(address) => list.add("remote.outgoing_ip", address),
             None => list.add("remote.outgoing_ip", "the system's choice"),
         }
+        self.auth.settings(&mut |field, value| list.add(field, value));
+        self.scanners.settings(&mut |field, value| list.add(field, value));
+        self.programs.settings(&mut |field, value| list.add(field, value));
         list.settings
     }
 }
@@ -489,11 +458,15 @@ impl List<'_> {
     }
 
     fn time(&mut self, name: &str, time: Duration) {
-        self.add(name, humantime_serde::re::humantime::format_duration(time));
+        self.add(name, shown(time));
     }
 }
 
-fn joined_texts<T: ToString>(list: &[T]) -> String {
+pub(crate) fn shown(time: Duration) -> String {
+    humantime_serde::re::humantime::format_duration(time).to_string()
+}
+
+pub(crate) fn joined_texts<T: ToString>(list: &[T]) -> String {
     list.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 

@@ -223,6 +223,16 @@ impl<'a> Reading<'a> {
         self.bytes(name, CDB_MAX)
     }
 
+    /// A whole text file. `None`: no such file.
+    pub(crate) fn whole_text(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.bytes(name, SIZE_MAX)
+    }
+
+    /// A line that is refused.
+    pub(crate) fn refuse_line(&mut self, name: &str, line: usize, error: impl ToString) {
+        self.problems.push(Problem::line(self.path(name), line, error.to_string()));
+    }
+
     /// A file that is refused.
     pub(crate) fn refuse_file(&mut self, name: &str, error: impl ToString) {
         self.problems.push(Problem::file(self.path(name), error.to_string()));

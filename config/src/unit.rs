@@ -231,6 +231,28 @@ pub(crate) fn path<'de, D: Deserializer<'de>>(input: D) -> Result<PathBuf, D::Er
     Ok(text.into())
 }
 
+/// `None`, or a path.
+pub(crate) fn optional_path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+    struct Given(PathBuf);
+    impl<'de> Deserialize<'de> for Given {
+        fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+            path(input).map(Self)
+        }
+    }
+    Ok(Option::<Given>::deserialize(input)?.map(|Given(path)| path))
+}
+
+/// Arguments of a program.
+pub(crate) fn words<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    let words = Vec::<String>::deserialize(input)?;
+    if words.len() > LIST_MAX || words.iter().any(|word| word.contains('\0') || word.len() > 4096) {
+        return Err(de::Error::custom(format!(
+            "allowed: {LIST_MAX} arguments of up to 4096 bytes without NUL"
+        )));
+    }
+    Ok(words)
+}
+
 /// A map in the order of the file, each key once.
 pub(crate) fn ordered<'de, D, T>(
     input: D,

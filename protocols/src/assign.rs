@@ -188,6 +188,16 @@ pub enum LookupError {
     NoWildchars,
 }
 
+/// The virtual domain that vpopmail has under this name: the entry of `+DOMAIN-:REAL:UID:GID:DIR:-::`. Its user is the
+/// domain's real name, which differs for an alias domain.
+pub fn domain<B: AsRef<[u8]>>(users: &Cdb<B>, domain: &[u8]) -> Result<Option<Controlled>, LookupError> {
+    if domain.contains(&0) {
+        return Ok(None);
+    }
+    let key = [b"!", domain.to_ascii_lowercase().as_slice(), b"-"].concat();
+    users.find(&key)?.map(|data| record(data, b"", b"")).transpose()
+}
+
 /// The user who controls a local part: the exact entry, else the longest prefix (qmail-lspawn).
 pub fn lookup<B: AsRef<[u8]>>(users: &Cdb<B>, local: &[u8]) -> Result<Option<Controlled>, LookupError> {
     // A NUL would end the key of an exact entry.

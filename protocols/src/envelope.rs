@@ -176,7 +176,7 @@ impl<'a> Iterator for Records<'a> {
 }
 
 /// An address that is new to the queue.
-fn push(bytes: &mut Vec<u8>, letter: u8, address: &[u8]) -> Result<(), Error> {
+pub(crate) fn push(bytes: &mut Vec<u8>, letter: u8, address: &[u8]) -> Result<(), Error> {
     if address.len() > MAX_ADDRESS {
         return Err(Error::TooLong { len: address.len(), max: MAX_ADDRESS });
     }

@@ -5,28 +5,40 @@
 
 #![warn(missing_docs)]
 
+mod logfield;
+
 pub mod address;
 pub mod assign;
-pub mod badmailfrom;
+pub mod auth;
+pub mod badlist;
 pub mod bounce;
 pub mod cdb;
+pub mod chkuser;
 pub mod domains;
 pub mod dotqmail;
 pub mod envelope;
 pub mod maildir;
+pub mod maildirsize;
 pub mod policy;
+pub mod proxy;
+pub mod qmail_queue;
 pub mod queue;
+pub mod rblsmtpd;
 pub mod rcpthosts;
 pub mod received;
 pub mod reply;
 pub mod report;
 pub mod route;
 pub mod schedule;
+pub mod simscan;
 pub mod smtp;
 pub mod smtproutes;
+pub mod spf;
 pub mod svc;
 pub mod tai64;
 pub mod tcprules;
+pub mod tcpserver;
 pub mod tcpto;
+pub mod validrcptto;
 pub mod virtualdomains;
 pub mod vpasswd;

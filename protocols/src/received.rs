@@ -34,15 +34,20 @@ pub struct Client<'a> {
     pub host: Option<&'a str>,
     /// What it called itself.
     pub helo: &'a [u8],
+    /// Who it is, by AUTH or ident, if known.
+    pub info: Option<&'a str>,
     /// Its address.
     pub ip: IpAddr,
     /// This host's name.
     pub local: &'a str,
     /// `SMTP`, `ESMTP`…
     pub protocol: &'a str,
+    /// The cipher suite of a connection that TLS secures.
+    pub cipher: Option<&'a str>,
 }
 
-/// The line qmail-smtpd writes: `Received: from RDNS (HELO H) (IP)`, then `by LOCAL with PROTOCOL; DATE`.
+/// The line qmail-smtpd writes: `Received: from RDNS (HELO H) (INFO@IP)`, then `by LOCAL with (CIPHER encrypted) PROTOCOL;
+/// DATE`.
 #[must_use]
 pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     let host = safe(client.host.unwrap_or("unknown").as_bytes());
@@ -53,8 +58,11 @@ pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
         format!(" (HELO {helo})")
     };
     let Client { ip, local, protocol, .. } = client;
+    let info = client.info.map_or_else(String::new, |info| format!("{}@", safe(info.as_bytes())));
+    let cipher =
+        client.cipher.map_or_else(String::new, |name| format!("({} encrypted) ", safe(name.as_bytes())));
     format!(
-        "Received: from {host}{helo} ({ip})\n  by {} with {protocol}; {}\n",
+        "Received: from {host}{helo} ({info}{ip})\n  by {} with {cipher}{protocol}; {}\n",
         safe(local.as_bytes()),
         date(now)
     )
@@ -66,11 +74,12 @@ pub fn date(now: Timestamp) -> String {
     now.to_zoned(TimeZone::UTC).strftime("%-d %b %Y %H:%M:%S -0000").to_string()
 }
 
-/// Letters, digits and `.@%+/=:-[]` stay, everything else becomes `?` (received.c: issafe; brackets for literals).
+/// Letters, digits and `.@%+/=:-_[]` stay, everything else becomes `?` (received.c: issafe; brackets for literals,
+/// the underscore for cipher suites).
 fn safe(text: &[u8]) -> String {
     text.iter()
         .map(|byte| match byte {
-            b'.' | b'@' | b'%' | b'+' | b'/' | b'=' | b':' | b'-' | b'[' | b']' => char::from(*byte),
+            b'.' | b'@' | b'%' | b'+' | b'/' | b'=' | b':' | b'-' | b'_' | b'[' | b']' => char::from(*byte),
             byte if byte.is_ascii_alphanumeric() => char::from(*byte),
             _ => '?',
         })
@@ -91,9 +100,11 @@ mod tests {
         let client = Client {
             host: None,
             helo: b"evil\r\nBcc: x(",
+            info: None,
             ip: "10.0.0.1".parse().unwrap(),
             local: "mx.test",
             protocol: "ESMTP",
+            cipher: None,
         };
         assert_eq!(
             smtp(client, now),
@@ -101,5 +112,15 @@ mod tests {
         );
         let known = Client { host: Some("a.test"), helo: b"A.test", ..client };
         assert!(smtp(known, now).starts_with("Received: from a.test (10.0.0.1)\n"));
+        let user = Client {
+            info: Some("joe@b.test"),
+            protocol: "ESMTPSA",
+            cipher: Some("TLS_AES_256_GCM_SHA384"),
+            ..known
+        };
+        assert_eq!(
+            smtp(user, now),
+            "Received: from a.test (joe@b.test@10.0.0.1)\n  by mx.test with (TLS_AES_256_GCM_SHA384 encrypted) ESMTPSA; 26 Sep 1995 04:46:54 -0000\n"
+        );
     }
 }

@@ -16,21 +16,28 @@ pub struct Refusal {
     code: u16,
     status: (u16, u16),
     text: Cow<'static, str>,
+    /// The enhanced code is said to a client of HELO too.
+    always_enhanced: bool,
 }
 
 impl Refusal {
     const fn fixed(code: u16, subject: u16, detail: u16, text: &'static str) -> Self {
-        Self { code, status: (subject, detail), text: Cow::Borrowed(text) }
+        Self { code, status: (subject, detail), text: Cow::Borrowed(text), always_enhanced: false }
+    }
+
+    /// For texts of patches that have the enhanced code in front, and nowhere else, by themselves.
+    pub(crate) const fn enhanced_first(code: u16, subject: u16, detail: u16, text: &'static str) -> Self {
+        Self { code, status: (subject, detail), text: Cow::Borrowed(text), always_enhanced: true }
     }
 
     /// `451` with enhanced code 4.`subject`.`detail`: the client is to try again.
     pub fn temporary(subject: u16, detail: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: 451, status: (subject, detail), text: text.into() }
+        Self { code: 451, status: (subject, detail), text: text.into(), always_enhanced: false }
     }
 
     /// `554` with enhanced code 5.`subject`.`detail`: the client is to give up.
     pub fn permanent(subject: u16, detail: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: 554, status: (subject, detail), text: text.into() }
+        Self { code: 554, status: (subject, detail), text: text.into(), always_enhanced: false }
     }
 
     /// The reply code, 400 to 599.
@@ -61,7 +68,7 @@ impl Refusal {
     /// Appends the reply line; `enhanced` when the client has said EHLO. A 421 always carries its enhanced code: qmail
     /// has no such text to keep.
     pub fn write(&self, enhanced: bool, out: &mut Vec<u8>) {
-        let status = (enhanced || self.code == 421).then_some(self.status);
+        let status = (enhanced || self.always_enhanced || self.code == 421).then_some(self.status);
         line(out, self.code, status, self.text.as_bytes());
     }
 
@@ -108,6 +115,21 @@ impl Refusal {
     /// MAIL inside a mail transaction (RFC 5321 4.1.4).
     pub const fn nested_mail() -> Self {
         Self::fixed(503, 5, 1, "nested MAIL (#5.5.1)")
+    }
+
+    /// Bytes where the client must wait for an answer: before the greeting, behind STARTTLS, behind a line of AUTH.
+    pub const fn protocol_violation() -> Self {
+        Self::fixed(554, 5, 1, "SMTP protocol violation")
+    }
+
+    /// MAIL without TLS where FORCETLS asks for it (RFC 3207 4).
+    pub const fn starttls_first() -> Self {
+        Self::fixed(530, 7, 0, "Must issue a STARTTLS command first (#5.7.0)")
+    }
+
+    /// STARTTLS with a parameter (RFC 3207 4).
+    pub const fn starttls_parameters() -> Self {
+        Self::fixed(501, 5, 4, "Syntax error (no parameters allowed) (#5.5.4)")
     }
 
     /// Reverse-path in `control/badmailfrom`; said at RCPT.
@@ -209,6 +231,173 @@ impl Refusal {
     pub const fn qq_rejected() -> Self {
         Self::fixed(554, 3, 0, "mail server permanently rejected message (#5.3.0)")
     }
+
+    /// Reverse-path in `badmailfrom` or `badmailfromnorelay` by a regular expression (qregex patch); said at RCPT.
+    pub const fn sender_denied() -> Self {
+        Self::fixed(553, 7, 1, "sorry, your envelope sender has been denied (#5.7.1)")
+    }
+
+    /// Forward-path in `badrcptto` or `badrcpttonorelay` (qregex patch).
+    pub const fn recipient_denied() -> Self {
+        Self::fixed(553, 7, 1, "sorry, your envelope recipient has been denied (#5.7.1)")
+    }
+
+    /// Name in `badhelo` or `badhelonorelay` (qregex patch); said at RCPT.
+    pub const fn helo_denied() -> Self {
+        Self::fixed(553, 7, 1, "sorry, your HELO host name has been denied (#5.7.1)")
+    }
+
+    /// Recipient not in `validrcptto` (validrcptto patch).
+    pub const fn validrcptto() -> Self {
+        Self::fixed(553, 7, 1, "sorry, this recipient is not in my validrcptto list (#5.7.1)")
+    }
+
+    /// As many bad recipients as `control/brtlimit` allows (realrcptto patch); the session ends.
+    pub const fn brtlimit() -> Self {
+        Self::fixed(421, 3, 0, "too many invalid addresses, goodbye (#4.3.0)")
+    }
+
+    /// More recipients than `control/maxrcpt` allows. The patch says 5.7.1 behind a temporary code; in front is what
+    /// RFC 3463 has for it.
+    pub const fn maxrcpt() -> Self {
+        Self::fixed(452, 5, 3, "max rcpt limit exceeded (#5.7.1)")
+    }
+
+    /// SPF forbids the sender; `text` says why (one line; what is too long is cut). Said at RCPT.
+    pub fn spf_failed(text: &str) -> Self {
+        let text: String = text.chars().take(MAX_TEXT - 40).collect();
+        Self { code: 550, status: (7, 1), text: format!("{text} (#5.7.1)").into(), always_enhanced: false }
+    }
+
+    /// DNS did not answer a question of SPF.
+    pub const fn spf_temporary() -> Self {
+        Self::fixed(451, 3, 0, "SPF lookup failure (#4.3.0)")
+    }
+
+    /// AUTH: the name or the proof is wrong (RFC 4954 6).
+    pub const fn auth_failed() -> Self {
+        Self::fixed(535, 7, 1, "authentication failed (#5.7.1)")
+    }
+
+    /// AUTH in a session that is authenticated.
+    pub const fn auth_already() -> Self {
+        Self::fixed(503, 5, 0, "you're already authenticated (#5.5.0)")
+    }
+
+    /// AUTH between MAIL and the end of the message.
+    pub const fn auth_in_transaction() -> Self {
+        Self::fixed(503, 5, 0, "no auth during mail transaction (#5.5.0)")
+    }
+
+    /// AUTH with a mechanism that is not offered.
+    pub const fn auth_type_unimplemented() -> Self {
+        Self::fixed(504, 5, 1, "auth type unimplemented (#5.5.1)")
+    }
+
+    /// The client ended the exchange with `*`.
+    pub const fn auth_canceled() -> Self {
+        Self::fixed(501, 0, 0, "auth exchange canceled (#5.0.0)")
+    }
+
+    /// Bad base64, or a response the mechanism does not know.
+    pub const fn auth_malformed() -> Self {
+        Self::fixed(501, 5, 4, "malformed auth input (#5.5.4)")
+    }
+
+    /// AUTH could not be decided: what verifies passwords failed.
+    pub const fn auth_temporary() -> Self {
+        Self::fixed(454, 3, 0, "oops, problem with child and I can't auth (#4.3.0)")
+    }
+
+    /// AUTH is not tried: too many failures before (RFC 4954 6). qmail has no such text.
+    pub const fn auth_too_many_failures() -> Self {
+        Self::fixed(454, 7, 0, "oops, too many failures and I can't auth (#4.7.0)")
+    }
+
+    /// Mail before authentication where it is required.
+    pub const fn auth_required() -> Self {
+        Self::fixed(530, 7, 1, "Authorization required (#5.7.1)")
+    }
+
+    /// AUTH with a password on a connection without TLS.
+    pub const fn auth_without_tls() -> Self {
+        Self::fixed(538, 3, 3, "auth not available without TLS (#5.3.3)")
+    }
+
+    /// The envelope sender is not the one who authenticated.
+    pub const fn auth_not_sender() -> Self {
+        Self::fixed(503, 5, 1, "from and auth not the same (#5.5.1)")
+    }
+
+    /// qmail-queue 11 to 40 without a text of its own: refused for good.
+    pub const fn qq_permanent() -> Self {
+        Self::fixed(554, 3, 0, "qq permanent problem (#5.3.0)")
+    }
+
+    /// qmail-queue 51: no memory.
+    pub const fn qq_memory() -> Self {
+        Self::fixed(451, 3, 0, "qq out of memory (#4.3.0)")
+    }
+
+    /// qmail-queue 54: the message or the envelope could not be read.
+    pub const fn qq_read_error() -> Self {
+        Self::fixed(451, 3, 0, "qq read error (#4.3.0)")
+    }
+
+    /// qmail-queue 55: a control file of the queue program could not be read.
+    pub const fn qq_configuration() -> Self {
+        Self::fixed(451, 3, 0, "qq unable to read configuration (#4.3.0)")
+    }
+
+    /// qmail-queue 56: the queue program could not reach its server.
+    pub const fn qq_network() -> Self {
+        Self::fixed(451, 3, 0, "qq trouble making network connection (#4.3.0)")
+    }
+
+    /// qmail-queue 61: no way into qmail's home directory.
+    pub const fn qq_home() -> Self {
+        Self::fixed(451, 3, 0, "qq trouble in home directory (#4.3.0)")
+    }
+
+    /// qmail-queue 71: refused for now.
+    pub const fn qq_temporarily_rejected() -> Self {
+        Self::fixed(451, 3, 0, "mail server temporarily rejected message (#4.3.0)")
+    }
+
+    /// qmail-queue 72: the server of the queue program did not answer in time.
+    pub const fn qq_connection_timeout() -> Self {
+        Self::fixed(451, 4, 1, "connection to mail server timed out (#4.4.1)")
+    }
+
+    /// qmail-queue 73: the server of the queue program did not take the connection.
+    pub const fn qq_connection_rejected() -> Self {
+        Self::fixed(451, 4, 1, "connection to mail server rejected (#4.4.1)")
+    }
+
+    /// qmail-queue 74: the connection to the server of the queue program broke.
+    pub const fn qq_communication() -> Self {
+        Self::fixed(451, 4, 2, "communication with mail server failed (#4.4.2)")
+    }
+
+    /// qmail-queue 81 and 91: a bug, or an envelope that is none.
+    pub const fn qq_internal_bug() -> Self {
+        Self::fixed(451, 3, 0, "qq internal bug (#4.3.0)")
+    }
+
+    /// qmail-queue 120: the program could not be executed.
+    pub const fn qq_exec() -> Self {
+        Self::fixed(451, 3, 0, "unable to exec qq (#4.3.0)")
+    }
+
+    /// How the queue program ended could not be learnt.
+    pub const fn qq_waitpid() -> Self {
+        Self::fixed(451, 3, 0, "qq waitpid surprise (#4.3.0)")
+    }
+
+    /// Any other exit code of qmail-queue.
+    pub const fn qq_temporary() -> Self {
+        Self::fixed(451, 3, 0, "qq temporary problem (#4.3.0)")
+    }
 }
 
 /// `220 GREETING ESMTP`.
@@ -221,14 +410,13 @@ pub(crate) fn helo(out: &mut Vec<u8>, name: &str) {
     line(out, 250, None, name.as_bytes());
 }
 
-/// The answer to EHLO; `databytes` 0 for no limit (RFC 1870 4).
-pub(crate) fn ehlo(out: &mut Vec<u8>, name: &str, databytes: u64) {
-    let size = if databytes == 0 { "SIZE".to_owned() } else { format!("SIZE {databytes}") };
-    for part in [name, "PIPELINING", "8BITMIME", &size, "ENHANCEDSTATUSCODES"] {
-        out.extend_from_slice(b"250-");
+/// The answer to EHLO (RFC 5321 4.1.1.1).
+pub(crate) fn ehlo(out: &mut Vec<u8>, name: &str, keywords: &[String]) {
+    let lines = std::iter::once(name).chain(keywords.iter().map(String::as_str));
+    for (n, part) in lines.enumerate() {
+        out.extend_from_slice(if n == keywords.len() { b"250 " } else { b"250-" });
         text(out, part.as_bytes());
     }
-    out.extend_from_slice(b"250 SMTPUTF8\r\n");
 }
 
 /// A positive answer that no part of the message's way changes.
@@ -240,12 +428,19 @@ pub(crate) const SENDER_OK: Positive = Positive(250, (1, 0), "ok");
 pub(crate) const RECIPIENT_OK: Positive = Positive(250, (1, 5), "ok");
 pub(crate) const FLUSHED: Positive = Positive(250, (0, 0), "flushed");
 pub(crate) const VRFY: Positive = Positive(252, (0, 0), "send some mail, i'll try my best");
+pub(crate) const READY_FOR_TLS: Positive = Positive(220, (0, 0), "ready for tls");
+pub(crate) const AUTHENTICATED: Positive = Positive(235, (7, 0), "ok, go ahead (#2.0.0)");
 pub(crate) const HELP: Positive = Positive(214, (0, 0), "notqmail home page: https://notqmail.org");
 
 impl Positive {
     pub(crate) fn write(self, enhanced: bool, out: &mut Vec<u8>) {
         line(out, self.0, enhanced.then_some(self.1), self.2.as_bytes());
     }
+}
+
+/// `334 CHALLENGE`: intermediate, so without enhanced code.
+pub(crate) fn challenge(challenge: &[u8], out: &mut Vec<u8>) {
+    line(out, 334, None, challenge);
 }
 
 /// `354 go ahead`: intermediate, so without enhanced code (RFC 2034 4).
@@ -292,6 +487,15 @@ mod tests {
     }
 
     #[test]
+    fn a_text_with_its_enhanced_code_in_front_is_the_same_after_helo_and_ehlo() {
+        for enhanced in [false, true] {
+            let mut out = Vec::new();
+            Refusal::enhanced_first(550, 1, 1, "no (chkuser)").write(enhanced, &mut out);
+            assert_eq!(out, b"550 5.1.1 no (chkuser)\r\n");
+        }
+    }
+
+    #[test]
     fn the_code_behind_the_text_is_the_one_in_front() {
         let all = [
             Refusal::unimplemented(),
@@ -319,6 +523,38 @@ mod tests {
             Refusal::qq_crashed(),
             Refusal::qq_address_too_long(),
             Refusal::qq_rejected(),
+            Refusal::sender_denied(),
+            Refusal::recipient_denied(),
+            Refusal::helo_denied(),
+            Refusal::validrcptto(),
+            Refusal::brtlimit(),
+            Refusal::spf_failed("no"),
+            Refusal::spf_temporary(),
+            Refusal::auth_failed(),
+            Refusal::auth_already(),
+            Refusal::auth_in_transaction(),
+            Refusal::auth_type_unimplemented(),
+            Refusal::auth_canceled(),
+            Refusal::auth_malformed(),
+            Refusal::auth_temporary(),
+            Refusal::auth_too_many_failures(),
+            Refusal::auth_required(),
+            Refusal::auth_without_tls(),
+            Refusal::auth_not_sender(),
+            Refusal::qq_permanent(),
+            Refusal::qq_memory(),
+            Refusal::qq_read_error(),
+            Refusal::qq_configuration(),
+            Refusal::qq_network(),
+            Refusal::qq_home(),
+            Refusal::qq_temporarily_rejected(),
+            Refusal::qq_connection_timeout(),
+            Refusal::qq_connection_rejected(),
+            Refusal::qq_communication(),
+            Refusal::qq_internal_bug(),
+            Refusal::qq_exec(),
+            Refusal::qq_waitpid(),
+            Refusal::qq_temporary(),
         ];
         for refusal in all {
             let (class, subject, detail) = refusal.enhanced();

@@ -6,6 +6,7 @@
 
 mod command;
 mod data;
+mod line;
 
 pub mod client;
 pub mod server;

@@ -1,6 +1,26 @@
-//! The rules of tcpserver, compiled (tcprules).
+//! The rules of tcpserver: their grammar, their database and the search in it (ucspi-tcp 0.88 `tcprules.c`, `rules.c`,
+//! `tcprulescheck.c`, and its IPv6 patch).
+//!
+//! A database made here is one of tcprules, and one of tcprules is read here. Beyond 0.88 the grammar knows IPv6
+//! addresses, prefixes of them (`2001:db8:`) and networks (`192.0.2.0/24`, `2001:db8::/32`). The keys of IPv4 networks
+//! and of IPv6 networks that end between two groups are those that tcpserver looks up itself; any other IPv6 network
+//! is a key (`2001:db8::/33`) that only [`lookup`] asks for.
+
+mod address;
+mod grammar;
+mod lookup;
+mod variables;
+
+pub use lookup::{Client, HOST_MAX, Hit, INFO_MAX, LookupError, lookup, tcprulescheck};
+pub use variables::Variables;
 
 use crate::cdb::{self, CdbMake};
+
+/// Most variables of one rule.
+pub const VARIABLES_MAX: usize = 1024;
+
+/// Most bytes of one rule's data.
+pub const DATA_MAX: usize = 64 * 1024;
 
 /// A rule: an address and what to do with connections from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,21 +34,23 @@ pub struct Rule {
 /// What is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A line that tcprules refuses, with its number, counted from 1.
-    #[error("unable to parse this line: {text}")]
+    /// A line that is no rule. The first line of the message is that of tcprules.
+    #[error("unable to parse this line: {text}\nline {line}; allowed: {allowed}")]
     Line {
-        /// The line's number.
+        /// The line's number, counted from 1.
         line: usize,
         /// The line.
         text: String,
+        /// What may stand where it went wrong.
+        allowed: &'static str,
     },
     /// The rules do not fit into a database.
     #[error(transparent)]
     Cdb(#[from] cdb::Error),
 }
 
-/// Reads a file of rules. Empty lines, comments and lines without a colon are skipped; a range of addresses becomes one
-/// rule for each number in it.
+/// Reads a file of rules. Empty lines, lines that begin with `#` and lines without a colon are skipped; a range of
+/// addresses or a network becomes one rule for each key it stands for.
 pub fn parse(text: &[u8]) -> Result<Vec<Rule>, Error> {
     let mut rules = Vec::new();
     for (n, line) in text.split(|&b| b == b'\n').enumerate() {
@@ -37,78 +59,23 @@ pub fn parse(text: &[u8]) -> Result<Vec<Rule>, Error> {
         if line.starts_with(b"#") || !line.contains(&b':') {
             continue;
         }
-        let bad = || Error::Line { line: n + 1, text: String::from_utf8_lossy(line).into_owned() };
-        // The IPv6 build of tcprules: the colon that separates is the first before `allow` or `deny`.
-        let colon = (0..line.len())
-            .filter(|&at| line[at] == b':')
-            .find(|&at| line[at + 1..].starts_with(b"allow") || line[at + 1..].starts_with(b"deny"))
-            .ok_or_else(bad)?;
-        let data = instructions(&line[colon + 1..]).ok_or_else(bad)?;
-        rules.extend(
-            addresses(&line[..colon]).into_iter().map(|address| Rule { address, data: data.clone() }),
-        );
+        let (keys, data) = grammar::rule(line).map_err(|allowed| Error::Line {
+            line: n + 1,
+            text: String::from_utf8_lossy(line).into_owned(),
+            allowed,
+        })?;
+        rules.extend(keys.into_iter().map(|address| Rule { address, data: data.clone() }));
     }
     Ok(rules)
 }
 
-/// The bytes of the database; of several rules for one address the first counts.
+/// The bytes of the database, the same as tcprules writes; of several rules for one address the first counts.
 pub fn compile(rules: &[Rule]) -> Result<Vec<u8>, Error> {
     let mut make = CdbMake::new();
     for rule in rules {
         make.add(&rule.address, &rule.data)?;
     }
     Ok(make.finish())
-}
-
-/// `allow` or `deny`, then `,VARIABLE=qVALUEq`, q being any byte.
-fn instructions(text: &[u8]) -> Option<Vec<u8>> {
-    let (mut data, mut rest) = match text.strip_prefix(b"allow") {
-        Some(rest) => (Vec::new(), rest),
-        None => (b"D\0".to_vec(), text.strip_prefix(b"deny")?),
-    };
-    while let Some(item) = rest.strip_prefix(b",") {
-        let equals = memchr::memchr(b'=', item)?;
-        let (&quote, value) = item[equals + 1..].split_first()?;
-        let end = memchr::memchr(quote, value)?;
-        // The items are separated by NUL.
-        if item[..equals].contains(&0) || value[..end].contains(&0) {
-            return None;
-        }
-        data.push(b'+');
-        data.extend_from_slice(&item[..=equals]);
-        data.extend_from_slice(&value[..end]);
-        data.push(0);
-        rest = &value[end + 1..];
-    }
-    rest.is_empty().then_some(data)
-}
-
-/// The addresses of a range such as `1.2.3.4-7` or `10.1-9.`; any other address stands for itself.
-fn addresses(address: &[u8]) -> Vec<Vec<u8>> {
-    range(address).unwrap_or_else(|| vec![address.to_vec()])
-}
-
-fn range(address: &[u8]) -> Option<Vec<Vec<u8>>> {
-    if address.iter().any(|b| b"=@".contains(b)) {
-        return None;
-    }
-    let dash = memchr::memchr(b'-', address)?;
-    let left = memchr::memrchr(b'.', &address[..dash]).map_or(0, |dot| dot + 1);
-    let right = memchr::memchr(b'.', &address[dash..]).map_or(address.len(), |dot| dash + dot);
-    let bottom = leading_number(&address[left..dash]);
-    let top = leading_number(&address[dash + 1..right]).min(255);
-    let numbers = bottom..=top;
-    Some(
-        numbers
-            .map(|number| [&address[..left], number.to_string().as_bytes(), &address[right..]].concat())
-            .collect(),
-    )
-}
-
-/// As scan_ulong: the digits at the start, 0 without any.
-fn leading_number(text: &[u8]) -> u64 {
-    let digits = text.iter().take_while(|b| b.is_ascii_digit());
-    digits.fold(0, |number: u64, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -132,12 +99,15 @@ mod tests {
             (":allow", vec![" "]),
             (":deny  \t", vec![" D|"]),
             ("1.2.3.4:deny,A=/x, :y/,B='z'", vec!["1.2.3.4 D|+A=x, :y|+B=z|"]),
-            ("# comment:allow\n\nno colon\n=host.example:allow", vec!["=host.example "]),
-            ("1.2.3.4-6:allow", vec!["1.2.3.4 ", "1.2.3.5 ", "1.2.3.6 "]),
-            ("10.9-10.:deny", vec!["10.9. D|", "10.10. D|"]),
-            ("1.2.3.254-999:allow", vec!["1.2.3.254 ", "1.2.3.255 "]),
-            ("a-b@1.2.3.4:allow", vec!["a-b@1.2.3.4 "]),
-            ("=a-b.example:allow", vec!["=a-b.example "]),
+            ("1.:allow,A=xx", vec!["1. +A=|"]),
+            ("1.:allow,A=\"1\",A=\"2\"", vec!["1. +A=1|+A=2|"]),
+            ("1.:allow,,a,=\",:allow,\"", vec!["1. +,a,=,:allow,|"]),
+            ("1.:allow,=xyx", vec!["1. +=y|"]),
+            ("# comment:allow\n\nno colon\n \t\n=host.example:allow", vec!["=host.example "]),
+            (" # no comment:allow", vec![" # no comment "]),
+            ("1.:allow\n1.:deny\n:allow", vec!["1. ", "1. D|", " "]),
+            ("=.example:deny\n=:allow\nuser@=host:allow", vec!["=.example D|", "= ", "user@=host "]),
+            ("\u{e4}@1.2.3.4:deny", vec!["\u{e4}@1.2.3.4 D|"]),
         ] {
             assert_eq!(shown(text), expected, "{text}");
         }
@@ -145,16 +115,42 @@ mod tests {
 
     #[test]
     fn bad_lines() {
-        for text in [
-            "1.2.3.4:Allow",
-            "1.2.3.4:allowed",
-            "1.:allow,A",
-            "1.:allow,A=",
-            "1.:allow,A=\"b",
-            "1.:allow,A=\"b\"c",
+        for (text, allowed) in [
+            ("1.2.3.4:Allow", "then `allow` or `deny`"),
+            ("1.2.3.4: allow", "then `allow` or `deny`"),
+            ("host.example:80", "then `allow` or `deny`"),
+            ("1.2.3.4:allowed", "a quote of any one character"),
+            ("1.:allow,A", "a quote of any one character"),
+            ("1.:allow,A=", "a quote of any one character"),
+            ("1.:allow,A=\"b", "a quote of any one character"),
+            ("1.:allow,A=\"b\"c", "a quote of any one character"),
+            ("1.:allow,A=\"b\",", "a quote of any one character"),
+            ("1.:allow\r", "a quote of any one character"),
+            ("1.:allow,A=\"\0\"", "a quote of any one character"),
+            ("1.2.3.4-x:allow", "decimal numbers on both sides"),
+            ("10.0.0.0/33:deny", "0 to 32"),
+            ("10.0.0/8:deny", "0 to 32"),
+            ("2001:db8::/129:deny", "0 to 128"),
+            ("1.2.3.4:8:allow", "an IPv6 address"),
+            ("fe80::1%eth0:allow", "an IPv6 address"),
         ] {
-            let expected = Error::Line { line: 2, text: text.to_owned() };
-            assert_eq!(parse(format!(":allow\n{text}\n").as_bytes()), Err(expected), "{text}");
+            let error = parse(format!(":allow\n{text}\n").as_bytes()).unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.starts_with(&format!("unable to parse this line: {text}\nline 2; allowed: ")),
+                "{said}"
+            );
+            assert!(said.contains(allowed), "{text}: {said}");
         }
+    }
+
+    #[test]
+    fn a_rule_is_bounded() {
+        let variables = |n: usize| format!(":allow{}", ",A=\"\"".repeat(n));
+        assert!(parse(variables(VARIABLES_MAX).as_bytes()).is_ok());
+        assert!(parse(variables(VARIABLES_MAX + 1).as_bytes()).is_err());
+        let value = |n: usize| format!(":allow,A=\"{}\"", "x".repeat(n));
+        assert!(parse(value(DATA_MAX - 4).as_bytes()).is_ok());
+        assert!(parse(value(DATA_MAX - 3).as_bytes()).is_err());
     }
 }

@@ -4,6 +4,7 @@
 
 use mailtree_protocols::assign::{self, Assignment, Controlled, Pattern};
 use mailtree_protocols::cdb::{Cdb, CdbMake, Error};
+use mailtree_protocols::tcprules::{self, Client};
 use mailtree_protocols::vpasswd::{self, Entry};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -35,6 +36,19 @@ fn walk(bytes: &[u8]) {
     }
     observe(assign::lookup(&cdb, b"joe-list"));
     observe(vpasswd::lookup(&cdb, b"joe"));
+    for ip in ["192.0.2.1", "2001:db8::1"] {
+        let client = Client { info: Some(b"joe"), ip: ip.parse().unwrap(), host: Some(b"a.example") };
+        observe(tcprules::lookup(&cdb, &client));
+    }
+}
+
+/// A database of one record `a` whose file has other numbers at some places.
+fn damaged(numbers: &[(usize, u32)]) -> Vec<u8> {
+    let mut bytes = make(&vec![(b"a".to_vec(), b"xy".to_vec())]);
+    for &(at, number) in numbers {
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+    }
+    bytes
 }
 
 #[test]
@@ -78,6 +92,56 @@ fn hostile_files() {
     let cdb = Cdb::new(&bytes).unwrap();
     assert!(cdb.find(b"a").is_ok_and(|found| found.is_none()) || cdb.find(b"a").is_err());
     walk(&bytes);
+}
+
+/// Where `a` is in [`damaged`]: its pair at the start, its record, its table.
+const PAIR: usize = 0xc4 * 8;
+const RECORD: usize = 2048;
+const TABLE: usize = 2059;
+
+#[test]
+fn numbers_beyond_the_file() {
+    // Its hash begins the search at the second slot.
+    let used = TABLE + 8;
+    assert_eq!(Cdb::new(damaged(&[])).unwrap().find(b"a"), Ok(Some(&b"xy"[..])));
+    for (damage, what) in [
+        (vec![(PAIR, 2060)], "a table"),
+        (vec![(PAIR, u32::MAX)], "a table"),
+        (vec![(PAIR + 4, 3)], "a table"),
+        (vec![(PAIR + 4, u32::MAX)], "a table"),
+        (vec![(PAIR, u32::MAX), (PAIR + 4, u32::MAX)], "a table"),
+        (vec![(used + 4, 2068)], "a record"),
+        (vec![(used + 4, u32::MAX)], "a record"),
+        (vec![(RECORD, 20)], "a key"),
+        (vec![(RECORD, u32::MAX)], "a key"),
+        (vec![(RECORD + 4, 19)], "data"),
+        (vec![(RECORD + 4, u32::MAX)], "data"),
+        (vec![(RECORD, u32::MAX), (RECORD + 4, u32::MAX)], "a key"),
+    ] {
+        let bytes = damaged(&damage);
+        walk(&bytes);
+        let error = match Cdb::new(&bytes) {
+            Err(error) => error,
+            Ok(cdb) => cdb.find(b"a").unwrap_err(),
+        };
+        assert!(matches!(error, Error::Beyond { what: found, .. } if found == what), "{damage:?}: {error}");
+    }
+}
+
+#[test]
+fn tables_without_an_end() {
+    // Both slots are used and none is the one: the search goes round once.
+    let hash = (5381 * 33) ^ 97;
+    let other = [(TABLE, hash ^ 0x100), (TABLE + 4, 2048), (TABLE + 8, hash ^ 0x100), (TABLE + 12, 2048)];
+    assert_eq!(Cdb::new(damaged(&other)).unwrap().find(b"a"), Ok(None));
+    // Both slots have its hash and lead to a record with another key.
+    let mut same = vec![(TABLE, hash), (TABLE + 4, 2048), (TABLE + 8, hash), (TABLE + 12, 2048)];
+    same.push((RECORD, 2));
+    same.push((RECORD + 4, 1));
+    let bytes = damaged(&same);
+    let cdb = Cdb::new(&bytes).unwrap();
+    assert_eq!(cdb.find(b"a"), Ok(None));
+    assert_eq!(cdb.iter().collect::<Vec<_>>(), [Ok((&b"ax"[..], &b"y"[..]))]);
 }
 
 fn field() -> impl Strategy<Value = Vec<u8>> {
@@ -142,6 +206,19 @@ proptest! {
             prop_assert_eq!(cdb.get(key), first);
         }
         prop_assert_eq!(cdb.get(b"a key of nobody"), None);
+    }
+
+    #[test]
+    fn of_records_with_one_key_the_first_is_found(
+        records in vec((prop::sample::select(vec![&b""[..], b"a", b"b"]), any::<[u8; 2]>()), 0..50),
+    ) {
+        let records: Records = records.into_iter().map(|(key, data)| (key.to_vec(), data.to_vec())).collect();
+        let cdb = Cdb::new(make(&records)).unwrap();
+        for key in [&b""[..], b"a", b"b", b"c"] {
+            let first = records.iter().find(|(other, _)| other == key).map(|(_, data)| data.as_slice());
+            prop_assert_eq!(cdb.find(key), Ok(first));
+        }
+        prop_assert_eq!(cdb.iter().count(), records.len());
     }
 
     #[test]

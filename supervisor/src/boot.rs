@@ -8,21 +8,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::exporter::{self, Exporter};
 use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Lines, Log};
+use mailtree_actors::permit::Permits;
+use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
 use mailtree_actors::resolver::{self, Dns, Resolver};
 use mailtree_actors::service::{StartError, Started};
+use mailtree_actors::simscan;
 use mailtree_actors::smtpd::Smtpd;
 use mailtree_actors::tcpserver::{self, Tcpserver};
+use mailtree_actors::tls::Tls;
+use mailtree_actors::users::{self, Users, Vchkpw};
+use mailtree_actors::vpopmail::Vpopmail;
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
 use mailtree_config::Host;
 use mailtree_config::control::Control;
-use mailtree_config::host::Service;
+use mailtree_config::host::{Programs, Scanner, Scanners, Service};
+use mailtree_protocols::cdb::Cdb;
+use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
+use mailtree_protocols::simscan::log::Versions;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
 
@@ -48,6 +58,11 @@ struct Shared {
     controls: Arc<Control>,
     sockets: Sockets,
     resolver: Resolver,
+    tls: Tls,
+    users: Users,
+    /// Messages scanned at once, and programs run at once, over all services.
+    scanning: Permits,
+    programs: Permits,
     queue: Queue,
     running: Running,
     send: Wire<qmail_send::Message>,
@@ -98,6 +113,10 @@ pub fn services(
         controls: Arc::new(Control::new(&paths.control)),
         sockets: Sockets::default(),
         resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
+        tls: Tls::new(paths.control.clone()),
+        users: Users::new(Vpopmail::new(paths.users.join("cdb"))),
+        scanning: Permits::new("scanners", host.scanners.at_once),
+        programs: Permits::new("programs", host.programs.at_once),
         queue: Queue::new(Arc::new(disk), trigger)
             .map_err(|error| Failure::io("read", &paths.queue, &error))?,
         running: Running::default(),
@@ -119,6 +138,7 @@ pub fn services(
         }
     }
     services.push(resolver(shared.clone()));
+    services.push(users(shared.clone()));
     services.push(queue(shared.clone()));
     services.push(send_service(shared.clone(), host.grace));
     for (name, service) in &host.services {
@@ -182,6 +202,23 @@ fn resolver(shared: Shared) -> ServiceSpec {
             let arguments = resolver::Arguments { resolver: shared.resolver.clone(), servers };
             let (dns, _) = Actor::spawn_linked(None, Dns, arguments, supervise).await?;
             Ok(Started::new(dns))
+        })
+    })
+}
+
+fn users(shared: Shared) -> ServiceSpec {
+    spec("users", QUICK, move |supervise| {
+        let shared = shared.clone();
+        Box::pin(async move {
+            let auth = shared.configuration.read().auth.clone();
+            let arguments = users::Arguments {
+                users: shared.users.clone(),
+                threads: auth.threads,
+                waiting: auth.waiting,
+                allow: auth.allow,
+            };
+            let (vchkpw, _) = Actor::spawn_linked(None, Vchkpw, arguments, supervise).await?;
+            Ok(Started::deaf(vchkpw.get_cell()))
         })
     })
 }
@@ -254,8 +291,8 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
                 Some(concurrency) => concurrency,
                 None => shared.controls.concurrencyincoming().map_err(bad_controls)?,
             };
-            let session =
-                Smtpd { control: shared.controls, queue: shared.queue, recipients: smtpd.recipients };
+            let tls = shared.tls.clone();
+            let session = Arc::new(session(&service, smtpd, &host, &shared)?);
             let sockets = shared.sockets;
             let arguments = tcpserver::Arguments {
                 service: service.clone(),
@@ -263,16 +300,88 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
                 concurrency,
                 per_ip: u32::try_from(smtpd.per_ip).unwrap_or(u32::MAX),
                 unlimited: smtpd.unlimited.clone(),
+                proxies: smtpd.proxies.clone(),
                 sockets: sockets.clone(),
                 start: Arc::new(move |connection, tcpserver| {
-                    Box::pin(session.clone().start(connection, tcpserver))
+                    Box::pin(Arc::clone(&session).start(connection, tcpserver))
                 }),
+                // Control files are read for each connection; certificates when they have changed, and now.
+                reload: Arc::new(move || tls.reload()),
                 goodbye: grace.saturating_sub(Duration::from_secs(1)).max(grace / 2),
             };
             let (tcpserver, _) = Actor::spawn_linked(None, Tcpserver, arguments, supervise).await?;
             Ok(Started::new(tcpserver).listening(sockets.addresses(&service)))
         })
     })
+}
+
+/// What the sessions of a service need.
+fn session(
+    service: &str,
+    smtpd: &mailtree_config::host::Smtpd,
+    host: &Host,
+    shared: &Shared,
+) -> Result<Smtpd, StartError> {
+    let rblsmtpd = Rblsmtpd::parse(&smtpd.rblsmtpd)
+        .map_err(|error| StartError::Permanent(format!("services.{service}.rblsmtpd: {error}")))?;
+    let Programs { deadline, memory, .. } = host.programs;
+    let checkpassword = smtpd.checkpassword.split_first().map(|(program, arguments)| {
+        let program = Program::new(program).arguments(arguments);
+        if memory == 0 { program } else { program.limits(limits(memory)) }
+    });
+    Ok(Smtpd {
+        service: service.to_owned(),
+        control: Arc::clone(&shared.controls),
+        queue: shared.queue.clone(),
+        resolver: shared.resolver.clone(),
+        tls: shared.tls.clone(),
+        users: shared.users.clone(),
+        recipients: smtpd.recipients,
+        rules: host.resolve(&smtpd.rules),
+        files: CdbFiles::default(),
+        local_name: None,
+        reverse_dns: smtpd.reverse_dns,
+        rblsmtpd,
+        environment: smtpd.environment.clone(),
+        auth_in_clear: smtpd.auth_in_clear,
+        checkpassword,
+        simscan: scanners(&host.scanners, host),
+        simcontrol: std::sync::atomic::AtomicUsize::new(0),
+        scanning: shared.scanning.clone(),
+        programs: (shared.programs.clone(), deadline),
+        program_memory: memory,
+    })
+}
+
+fn limits(memory: u64) -> Limits {
+    Limits { address_space: memory, ..Limits::default() }
+}
+
+fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
+    let address = |scanner: &Scanner| match scanner {
+        Scanner::Tcp(address) => simscan::Address::Tcp(*address),
+        Scanner::Unix(path) => simscan::Address::Unix(path.clone()),
+    };
+    simscan::Settings {
+        clamd: address(&scanners.clamd),
+        spamd: address(&scanners.spamd),
+        deadline: scanners.deadline,
+        fail_open: scanners.fail_open,
+        drop: false,
+        quarantine: scanners.quarantine.as_ref().map(|dir| host.resolve(dir)),
+        mime_limit: simscan::MIME_LIMIT,
+        versions: versions(&host.paths().control),
+    }
+}
+
+/// Ours, and what `control/simversions.cdb` says of the scanners.
+fn versions(control: &Path) -> Versions {
+    let own = env!("CARGO_PKG_VERSION");
+    let cdb = std::fs::read(control.join("simversions.cdb")).ok().and_then(|bytes| Cdb::new(bytes).ok());
+    match cdb {
+        Some(cdb) => Versions::read(own, &cdb),
+        None => Versions { simscan: own.to_owned(), ..Versions::default() },
+    }
 }
 
 fn find<'a>(host: &'a Host, name: &str) -> Option<&'a Service> {

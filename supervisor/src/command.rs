@@ -3,11 +3,15 @@
 pub mod check;
 pub mod init;
 pub mod links;
+pub mod qmail_newmrh;
 pub mod qmail_qread;
+pub mod qmailctl;
 pub mod queue;
 pub mod svc;
 pub mod svok;
 pub mod svstat;
+pub mod tcprules;
+pub mod tcprulescheck;
 pub mod up;
 pub mod vadddomain;
 pub mod vadduser;
@@ -57,6 +61,14 @@ enum Command {
     QmailQread,
     /// Count the messages in the queue
     QmailQstat,
+    /// Compile control/morercpthosts
+    QmailNewmrh,
+    /// Start, stop, show and steer the whole mail host
+    Qmailctl(qmailctl::Args),
+    /// Compile rules for connections
+    Tcprules(tcprules::Args),
+    /// Tell which rule a connection would follow
+    Tcprulescheck(tcprulescheck::Args),
     /// Add a virtual domain and its postmaster
     Vadddomain(vadddomain::Args),
     /// Add a user to a virtual domain
@@ -90,6 +102,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Command::Queue(args) => queue::run(home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
+        Command::QmailNewmrh => qmail_newmrh::run(home),
+        Command::Qmailctl(args) => qmailctl::run(home, &args),
+        Command::Tcprules(args) => tcprules::run(&args),
+        Command::Tcprulescheck(args) => tcprulescheck::run(&args),
         Command::Vadddomain(args) => vadddomain::run(home, &args, || reread(home)),
         Command::Vadduser(args) => vadduser::run(home, &args),
         Command::Links(args) => links::run(&args),

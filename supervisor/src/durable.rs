@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use crate::failure::{Doing, Failure};
 
 /// A longer file is not edited: 256 MiB.
-const SIZE_MAX: u64 = 256 << 20;
+pub(crate) const SIZE_MAX: u64 = 256 << 20;
 
 /// Who owns a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,7 @@ impl Lock {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+/// The directory of a file.
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }

@@ -35,6 +35,12 @@ impl Failure {
         Self { text: format!("{}; {more}", self.text), ..self }
     }
 
+    /// The same with the file it happened in before it.
+    #[must_use]
+    pub fn within(self, path: &Path) -> Self {
+        Self { text: format!("{}: {}", path.display(), self.text), ..self }
+    }
+
     /// Whether trying again changes nothing.
     pub fn is_permanent(&self) -> bool {
         self.permanent

@@ -249,7 +249,21 @@ impl<'a> Vpopmail<'a> {
             return self.append("rcpthosts", name);
         }
         self.append("morercpthosts", name)?;
-        let more = durable::read(&self.paths.control.join("morercpthosts"))?.unwrap_or_default();
+        self.compile_morercpthosts()
+    }
+
+    /// Compiles `control/morercpthosts`, as qmail-newmrh does.
+    pub fn newmrh(&self) -> Result<(), Failure> {
+        // A domain that is being added at this moment must not be left out.
+        let _lock = Lock::take(&self.paths.users.join("assign.lock"), Owner::of(&self.paths.users)?)?;
+        self.compile_morercpthosts()
+    }
+
+    fn compile_morercpthosts(&self) -> Result<(), Failure> {
+        let source = self.paths.control.join("morercpthosts");
+        let missing =
+            || Failure::temporary(format!("unable to read {}: file does not exist", source.display()));
+        let more = durable::read(&source)?.ok_or_else(missing)?;
         let mut make = CdbMake::new();
         for line in more.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_end) {
             if !line.is_empty() && !line.starts_with(b"#") {

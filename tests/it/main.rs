@@ -17,5 +17,7 @@ mod queue_tools;
 mod receive;
 mod relay;
 mod retry_bounce;
+mod spf_suite;
 mod stop;
 mod svc;
+mod tcprules;

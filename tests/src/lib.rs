@@ -14,4 +14,5 @@ pub mod peer;
 pub mod postfix;
 pub mod probe;
 pub mod smtp;
+pub mod spf_suite;
 pub mod wait;

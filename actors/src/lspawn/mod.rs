@@ -5,16 +5,15 @@
 
 mod deliver;
 mod plan;
-mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::cdb_files::CdbFiles;
 use crate::qmail_send::Delivery;
 use crate::queue::Queue;
-use users::CdbFiles;
 
 /// What local deliveries need to know.
 #[derive(Clone)]

@@ -433,6 +433,13 @@ pub(super) struct Draft {
     linked: bool,
 }
 
+impl Draft {
+    /// The file, for reading.
+    pub(super) fn path(&self) -> &Path {
+        &self.blank.path
+    }
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.linked
@@ -448,6 +455,8 @@ impl Drop for Draft {
 pub(super) struct Spill {
     pub(super) draft: Option<Draft>,
     pub(super) bytes: Vec<u8>,
+    /// Somebody will read the file: nothing but the message may be in it.
+    pub(super) whole: bool,
 }
 
 impl Operation for Spill {
@@ -458,7 +467,9 @@ impl Operation for Spill {
             Some(draft) => draft,
             None => disk.draft()?,
         };
-        self.draft.insert(draft).blank.write_all(&self.bytes)
+        let blank = &mut self.draft.insert(draft).blank;
+        blank.write_all(&self.bytes)?;
+        if self.whole { blank.finish() } else { Ok(()) }
     }
 
     fn publish(&mut self, _: &Disk, _: &mut Unsynced) -> io::Result<()> {

@@ -29,7 +29,7 @@ use crate::service::{Control, StartError};
 use crate::wire::{Unanswered, Wire};
 pub(crate) use disk::Route;
 use disk::{Disk, Preprocessed};
-pub use reception::{Accepted, Reception};
+pub use reception::{Accepted, Held, Reception};
 use sync::{DiskThreads, Error};
 pub use trigger::Trigger;
 

@@ -1,6 +1,7 @@
 //! A message on its way into the queue.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,7 +30,20 @@ pub struct Reception {
     /// One permit for each chunk on disk.
     chunks: Permits,
     spilled: Vec<Permit>,
+    /// Bytes of the line the queue put on top.
+    head: usize,
     _permit: Permit,
+}
+
+/// A message on disk that is not in the queue yet, for those who look at it first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The file; it goes with the reception.
+    pub path: PathBuf,
+    /// Bytes at its beginning that are the queue's own.
+    pub head: u64,
+    /// Bytes behind them.
+    pub size: u64,
 }
 
 /// A message that is in the queue, durably.
@@ -56,6 +70,7 @@ impl Reception {
         Self {
             threads,
             trigger,
+            head: buffer.len(),
             buffer,
             draft: None,
             size: 0,
@@ -81,14 +96,28 @@ impl Reception {
         if self.buffer.len() < CHUNK {
             return Ok(());
         }
+        self.spill(false).await.map(drop)
+    }
+
+    /// Writes what has come to disk, to be read there. More may follow.
+    ///
+    /// # Errors
+    /// When it cannot be written; the message must be given up.
+    pub async fn hold(&mut self) -> Result<Held, Error> {
+        let path = self.spill(true).await?;
+        Ok(Held { path, head: self.head as u64, size: self.size.saturating_sub(self.head as u64) })
+    }
+
+    async fn spill(&mut self, whole: bool) -> Result<PathBuf, Error> {
         let full = || io::Error::new(io::ErrorKind::StorageFull, "too many bytes are being received");
         self.spilled.push(self.chunks.try_acquire().ok_or_else(full)?);
         self.size += self.buffer.len() as u64;
-        let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer) };
+        let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer), whole };
         let (draft, buffer) = self.threads.run(spill).await?;
+        let path = draft.path().to_owned();
         self.draft = Some(draft);
         self.buffer = buffer;
-        Ok(())
+        Ok(path)
     }
 
     /// The whole message is there: makes it and its envelope durable. Whoever gives up waiting must expect that the

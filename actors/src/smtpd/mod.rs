@@ -1,44 +1,95 @@
 //! qmail-smtpd: one SMTP session. Bytes come and go here; the dialogue is `protocols::smtp::server`.
 //!
-//! Owns: the socket, a buffer, the message being received. Asks: queue. Dies when: the client goes, is silent too long, or
-//! the service stops. A session that dies leaves nothing behind that anybody relies on.
+//! Owns: the socket, a buffer, the message being received. Asks: resolver, users, scanners, queue. Dies when: the client
+//! goes, is silent too long, or the service stops. A session that dies leaves nothing behind that anybody relies on.
+//!
+//! [`entry`] leads a client to the greeting, [`sender`] and [`recipient`] look at the envelope, [`message`] takes the data,
+//! [`authenticate`] checks who the client is.
 
+mod authenticate;
+mod client;
+mod entry;
+mod message;
 mod policy;
+mod recipient;
+mod sender;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use mailtree_config::control::Control;
+use mailtree_config::control::{self, Control};
+use mailtree_config::host::ReverseDns;
 use mailtree_protocols::queue::DEATH;
-use mailtree_protocols::received::{self, Invoker};
+use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
 use mailtree_protocols::reply::Refusal;
-use mailtree_protocols::smtp::server::{Accepted, Next, Session};
+use mailtree_protocols::simscan::simcontrol::Simcontrol;
+use mailtree_protocols::smtp::server::{Next, Session};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock::unix_now;
-use crate::queue::sync::Error as DiskError;
-use crate::queue::{Queue, Reception, Refused};
+use crate::cdb_files::CdbFiles;
+use crate::permit::Permits;
+use crate::program::Program;
+use crate::queue::Queue;
+use crate::resolver::Resolver;
+use crate::simscan;
 use crate::tcpserver::Connection;
+use crate::tls::Tls;
+use crate::users::Users;
+use client::Client;
+use entry::{Entered, Left, Secured};
+use message::Mess;
+use sender::Spf;
 
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
 
-/// How long a message may take to become durable.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// What every session of a service needs.
-#[derive(Clone)]
 pub struct Smtpd {
+    /// Name of the service.
+    pub service: String,
     /// The control files.
     pub control: Arc<Control>,
     /// Where messages go.
     pub queue: Queue,
+    /// DNS.
+    pub resolver: Resolver,
+    /// Certificates.
+    pub tls: Tls,
+    /// Who may say that he is who, and which mailboxes there are.
+    pub users: Users,
     /// Recipients a transaction may have.
     pub recipients: usize,
+    /// Compiled tcprules.
+    pub rules: PathBuf,
+    /// Databases kept in memory.
+    pub files: CdbFiles,
+    /// Name of this host in tcpserver's lines and the Received field; none: `control/me`.
+    pub local_name: Option<String>,
+    /// Whether the names of clients are looked up.
+    pub reverse_dns: ReverseDns,
+    /// Which lists are asked.
+    pub rblsmtpd: Rblsmtpd,
+    /// Environment of the service.
+    pub environment: Vec<(String, String)>,
+    /// Whether AUTH is offered without TLS too.
+    pub auth_in_clear: bool,
+    /// The checkpassword program; none: [`Self::users`].
+    pub checkpassword: Option<Program>,
+    /// How messages are scanned.
+    pub simscan: simscan::Settings,
+    /// The rules of simscan whose warnings were told, by their place in memory.
+    pub simcontrol: AtomicUsize,
+    /// Messages scanned at once.
+    pub scanning: Permits,
+    /// Programs run at once, and for how long each.
+    pub programs: (Permits, Duration),
+    /// Address space of a program in bytes; 0: no limit of ours.
+    pub program_memory: u64,
 }
 
 impl Smtpd {
@@ -46,8 +97,23 @@ impl Smtpd {
     ///
     /// # Errors
     /// When the actor does not start.
-    pub async fn start(self, connection: Connection, tcpserver: ActorCell) -> Result<(), SpawnErr> {
+    pub async fn start(
+        self: Arc<Self>,
+        connection: Connection,
+        tcpserver: ActorCell,
+    ) -> Result<(), SpawnErr> {
         Actor::spawn_linked(None, SmtpdSession, (self, connection), tcpserver).await.map(drop)
+    }
+
+    /// Whether these rules are seen for the first time.
+    fn simcontrol_is_new(&self, rules: &Arc<Simcontrol>) -> bool {
+        let place = Arc::as_ptr(rules).addr();
+        self.simcontrol.swap(place, Ordering::Relaxed) != place
+    }
+
+    /// How long a client may take for its part of a handshake.
+    fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(60)
     }
 }
 
@@ -55,11 +121,27 @@ impl Smtpd {
 pub struct SmtpdSession;
 
 /// Its state.
-pub struct State {
-    smtpd: Smtpd,
+pub enum State {
+    /// The client has not come to the greeting.
+    Entering(Arc<Smtpd>, Box<Connection>),
+    /// The dialogue is under way.
+    Talking(Box<Talk>),
+    /// All was said.
+    Over,
+}
+
+/// A dialogue.
+pub struct Talk {
+    smtpd: Arc<Smtpd>,
+    controls: Arc<control::Smtpd>,
     connection: Connection,
+    client: Client,
+    secured: Option<Secured>,
     session: Session,
-    local: String,
+    chkuser: recipient::Chkuser,
+    spf: Option<Spf>,
+    /// Whether the user that the client has shown to be may relay.
+    user_relays: bool,
     timeout: Duration,
     died: Instant,
     input: Vec<u8>,
@@ -67,14 +149,6 @@ pub struct State {
     out: Vec<u8>,
     body: Vec<u8>,
     mess: Mess,
-}
-
-/// The message being received.
-enum Mess {
-    None,
-    Open(Box<Reception>),
-    /// It could not be stored; what comes of it is read and dropped.
-    Lost(DiskError),
 }
 
 /// One turn: what has come is answered, or more is awaited.
@@ -88,82 +162,115 @@ enum Dialogue {
 
 impl Actor for SmtpdSession {
     type Msg = Turn;
-    type State = Option<State>;
-    type Arguments = (Smtpd, Connection);
+    type State = State;
+    type Arguments = (Arc<Smtpd>, Connection);
 
     async fn pre_start(
         &self,
         myself: ActorRef<Turn>,
         (smtpd, connection): Self::Arguments,
-    ) -> Result<Option<State>, ActorProcessingErr> {
-        let mut state = match smtpd.control.smtpd() {
-            Ok(controls) => {
-                let policy = policy::policy(&controls, &connection, smtpd.recipients);
-                State {
-                    session: Session::new(policy),
-                    local: controls.me.clone(),
-                    timeout: controls.timeoutsmtpd,
-                    died: Instant::now() + Duration::from_secs(DEATH),
-                    input: Vec::with_capacity(CHUNK),
-                    read: 0,
-                    out: Vec::new(),
-                    body: Vec::new(),
-                    mess: Mess::None,
-                    smtpd,
-                    connection,
-                }
-            }
-            Err(error) => {
-                tracing::error!("alert: unable to read controls: {error}");
-                let mut refusal = Vec::new();
-                Refusal::controls().write(false, &mut refusal);
-                count_replies(&refusal);
-                let mut connection = connection;
-                drop(connection.stream.try_write(&refusal));
-                connection.end.exit(1);
-                myself.stop(None);
-                return Ok(None);
-            }
-        };
-        state.session.greeting(&mut state.out);
+    ) -> Result<State, ActorProcessingErr> {
         myself.cast(Turn)?;
-        Ok(Some(state))
+        Ok(State::Entering(smtpd, Box::new(connection)))
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Turn>,
         _: Turn,
-        state: &mut Option<State>,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(session) = state else { return Ok(()) };
-        match session.turn().await {
-            Ok(Dialogue::GoesOn) => myself.cast(Turn)?,
-            Ok(Dialogue::Ends) => {
-                session.connection.end.exit(0);
-                myself.stop(None);
+        match state {
+            State::Entering(..) => {
+                let State::Entering(smtpd, connection) = std::mem::replace(state, State::Over) else {
+                    return Ok(());
+                };
+                match enter(smtpd, connection).await {
+                    Some(talk) => {
+                        *state = State::Talking(talk);
+                        myself.cast(Turn)?;
+                    }
+                    None => myself.stop(None),
+                }
             }
-            // The client is gone; nobody is there to be told.
-            Err(_) => {
-                session.connection.end.exit(1);
-                myself.stop(None);
-            }
+            State::Talking(talk) => match talk.turn().await {
+                Ok(Dialogue::GoesOn) => myself.cast(Turn)?,
+                Ok(Dialogue::Ends) => {
+                    talk.connection.end.exit(0);
+                    myself.stop(None);
+                }
+                // The client is gone; nobody is there to be told.
+                Err(_) => {
+                    talk.connection.end.exit(1);
+                    myself.stop(None);
+                }
+            },
+            State::Over => (),
         }
         Ok(())
     }
 
-    async fn post_stop(
-        &self,
-        _: ActorRef<Turn>,
-        state: &mut Option<State>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Turn>, state: &mut State) -> Result<(), ActorProcessingErr> {
         // The permits and the socket must not wait in the parent's mailbox.
-        drop(state.take());
+        *state = State::Over;
         Ok(())
     }
 }
 
-impl State {
+/// Leads a client to the greeting; nothing if it does not come so far.
+async fn enter(smtpd: Arc<Smtpd>, mut connection: Box<Connection>) -> Option<Box<Talk>> {
+    let controls = match smtpd.control.smtpd() {
+        Ok(controls) => controls,
+        Err(error) => {
+            tracing::error!("alert: unable to read controls: {error}");
+            entry::refuse(&mut connection, &Refusal::controls(), 1).await;
+            connection.end.exit(1);
+            return None;
+        }
+    };
+    match entry::enter(&smtpd, &controls, &mut connection).await {
+        Ok(entered) => Some(Box::new(Talk::new(smtpd, controls, *connection, entered))),
+        Err(left) => {
+            connection.end.exit(match left {
+                Left::Exit(code) => code,
+                Left::Gone => 1,
+            });
+            None
+        }
+    }
+}
+
+impl Talk {
+    fn new(
+        smtpd: Arc<Smtpd>,
+        controls: Arc<control::Smtpd>,
+        connection: Connection,
+        Entered { client, secured }: Entered,
+    ) -> Self {
+        let policy = policy::policy(&smtpd, &controls, &client, secured.is_some(), connection.end.pid());
+        let session = Session::new(policy);
+        let mut out = Vec::new();
+        session.greeting(&mut out);
+        Self {
+            timeout: controls.timeoutsmtpd,
+            died: Instant::now() + Duration::from_secs(DEATH),
+            chkuser: recipient::Chkuser::new(&client),
+            session,
+            out,
+            smtpd,
+            controls,
+            connection,
+            client,
+            secured,
+            spf: None,
+            user_relays: true,
+            input: Vec::with_capacity(CHUNK),
+            read: 0,
+            body: Vec::new(),
+            mess: Mess::None,
+        }
+    }
+
     async fn turn(&mut self) -> io::Result<Dialogue> {
         self.send().await?;
         // A refusal may have closed the session: that shows without more input.
@@ -176,6 +283,19 @@ impl State {
         self.store().await;
         match next {
             Next::Read => (),
+            Next::Starttls => return self.starttls().await,
+            Next::Authenticate => {
+                let answer = self.authenticate().await;
+                self.session.authenticated(answer, &mut self.out);
+            }
+            Next::Sender => {
+                let answer = self.sender().await;
+                self.session.sender(answer, &mut self.out);
+            }
+            Next::Recipient => {
+                let answer = self.recipient().await;
+                self.session.recipient(answer, &mut self.out);
+            }
             Next::Open => {
                 let opened = self.open().await;
                 self.session.opened(opened, &mut self.out);
@@ -192,6 +312,21 @@ impl State {
                 return Ok(Dialogue::Ends);
             }
         }
+        Ok(Dialogue::GoesOn)
+    }
+
+    async fn starttls(&mut self) -> io::Result<Dialogue> {
+        self.send().await?;
+        // What came before the handshake may be anybody's (RFC 3207 6).
+        self.input.clear();
+        self.read = 0;
+        let Some(config) = self.smtpd.tls.current() else { return Ok(Dialogue::Ends) };
+        let Ok(secured) = entry::secure(&mut self.connection, config, self.smtpd.handshake_timeout()).await
+        else {
+            return Ok(Dialogue::Ends);
+        };
+        self.secured = Some(secured);
+        self.session.secured();
         Ok(Dialogue::GoesOn)
     }
 
@@ -231,84 +366,6 @@ impl State {
         }
         self.out.clear();
         Ok(())
-    }
-
-    async fn open(&mut self) -> Result<(), Refusal> {
-        let mut reception = self.smtpd.queue.open(Invoker::Network).await.map_err(|refused| {
-            tracing::warn!(
-                pid = self.connection.end.pid(),
-                "qmail-smtpd: warning: message refused: {refused}"
-            );
-            match refused {
-                Refused::Busy | Refused::Full => Refusal::no_room(),
-                Refused::Unanswered(_) => Refusal::qqt_failure(),
-            }
-        })?;
-        let line = received::smtp(
-            received::Client {
-                host: None,
-                helo: self.session.helo().unwrap_or_default(),
-                ip: self.connection.peer.ip().to_canonical(),
-                local: &self.local,
-                protocol: self.session.protocol(),
-            },
-            Timestamp::now(),
-        );
-        reception.write(line.as_bytes()).await.map_err(|error| refusal(&error))?;
-        self.mess = Mess::Open(Box::new(reception));
-        Ok(())
-    }
-
-    /// Hands the data that has come to the queue.
-    async fn store(&mut self) {
-        if self.body.is_empty() {
-            return;
-        }
-        if let Mess::Open(reception) = &mut self.mess
-            && let Err(error) = reception.write(&self.body).await
-        {
-            self.mess = Mess::Lost(error);
-        }
-        self.body.clear();
-        // A large message leaves no large buffer behind.
-        self.body.shrink_to(CHUNK);
-    }
-
-    async fn commit(&mut self) -> Result<Accepted, Refusal> {
-        let reception = match std::mem::replace(&mut self.mess, Mess::None) {
-            Mess::Open(reception) => reception,
-            Mess::Lost(error) => return Err(refusal(&error)),
-            Mess::None => return Err(Refusal::qq_crashed()),
-        };
-        let Some(transaction) = self.session.transaction() else { return Err(Refusal::qq_crashed()) };
-        let qp = reception.qp();
-        let commit = reception.commit(transaction.reverse_path.clone(), transaction.forward_paths.clone());
-        match timeout(COMMIT_TIMEOUT, commit).await {
-            Ok(Ok(accepted)) => {
-                let (msg, pid) = (accepted.id.0, self.connection.end.pid());
-                tracing::debug!(
-                    msg,
-                    qp,
-                    pid,
-                    size = accepted.size,
-                    "qmail-smtpd: pid {pid} queued msg {msg} qp {qp}"
-                );
-                Ok(Accepted { time: unix_now(), qp })
-            }
-            Ok(Err(error)) => Err(refusal(&error)),
-            Err(_) => Err(Refusal::qq_timeout()),
-        }
-    }
-}
-
-/// What a client is told when the queue could not store its message; the cause goes to the log.
-fn refusal(error: &DiskError) -> Refusal {
-    tracing::error!("alert: unable to queue a message: {error}");
-    match error {
-        error if error.is_full() => Refusal::no_room(),
-        DiskError::Io(_) => Refusal::qq_files(),
-        DiskError::Sync(_) => Refusal::qq_write_error(),
-        DiskError::Gone => Refusal::qq_crashed(),
     }
 }
 

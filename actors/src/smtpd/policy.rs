@@ -1,29 +1,50 @@
-//! What the host decides of a connection before its first byte.
+//! What the dialogue of a client is to be, from the control files and its environment.
 
-use std::sync::Arc;
-
-use mailtree_config::control::Smtpd;
-use mailtree_protocols::reply::Refusal;
+use mailtree_config::control;
+use mailtree_protocols::auth::smtpauth::SmtpAuth;
 use mailtree_protocols::smtp::server::Policy;
 
-use crate::tcpserver::Connection;
+use super::Smtpd;
+use super::client::Client;
+use crate::clock::unix_now;
 
-/// The policy for `connection`: the control files, and for a client on this host RELAYCLIENT.
-pub(super) fn policy(controls: &Arc<Smtpd>, connection: &Connection, recipients: usize) -> Policy {
-    let relayclient = connection.peer.ip().to_canonical().is_loopback().then(Vec::new);
-    let (rcpthosts, badmailfrom) = (Arc::clone(controls), Arc::clone(controls));
+/// The policy for `client`, whose session has the number `pid`.
+pub(super) fn policy(
+    smtpd: &Smtpd,
+    controls: &control::Smtpd,
+    client: &Client,
+    secured: bool,
+    pid: u64,
+) -> Policy {
     Policy {
         greeting: controls.greeting.clone(),
-        databytes: controls.databytes,
-        recipients,
-        relayclient,
-        rcpthosts: Arc::new(move |domain| {
-            rcpthosts.rcpthosts.allows(domain).map_err(|error| {
-                tracing::error!("alert: unable to read controls: morercpthosts.cdb: {error}");
-                Refusal::controls()
-            })
-        }),
-        badmailfrom: Arc::new(move |sender| badmailfrom.badmailfrom.matches(sender)),
-        localiphost: Some((connection.local.ip().to_canonical(), controls.localiphost.clone().into_bytes())),
+        databytes: client.number("DATABYTES").unwrap_or(controls.databytes),
+        recipients: smtpd.recipients,
+        brtlimit: brtlimit(controls, client),
+        localiphost: Some((client.local.ip().to_canonical(), controls.localiphost.clone().into_bytes())),
+        starttls: !secured && !client.is_set("DISABLETLS") && smtpd.tls.current().is_some(),
+        secured,
+        tls_required: client.is_set("FORCETLS"),
+        auth: auth(client),
+        auth_in_clear: smtpd.auth_in_clear,
+        unique: format!("{pid}.{}@{}", unix_now(), controls.me),
+    }
+}
+
+fn brtlimit(controls: &control::Smtpd, client: &Client) -> u32 {
+    let limit = client.number("BRTLIMIT").unwrap_or(controls.brtlimit);
+    u32::try_from(limit).unwrap_or(u32::MAX)
+}
+
+/// SMTPAUTH; unset, or not one of its forms: no AUTH.
+fn auth(client: &Client) -> Option<SmtpAuth> {
+    let value = client.variables.get("SMTPAUTH")?;
+    match SmtpAuth::parse(value) {
+        Ok(auth) => auth.capability().is_some().then_some(auth),
+        Err(error) => {
+            tracing::error!("alert: {error}");
+            // Whoever asked for authentication must not get a service without.
+            Some(SmtpAuth { required: true, ..SmtpAuth::OFF })
+        }
     }
 }

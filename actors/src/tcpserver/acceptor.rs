@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Shared;
 use super::connection::{Connection, End};
+use super::stream::Stream;
 use crate::permit::Permit;
 use crate::pid;
 
@@ -95,28 +96,28 @@ impl State {
     }
 
     async fn serve(&self, stream: TcpStream, permit: Permit) -> Result<(), ActorProcessingErr> {
-        let Shared { arguments, per_address, stopping, .. } = &*self.shared;
+        let Shared { arguments, stopping, .. } = &*self.shared;
         let service = arguments.service.clone();
         // A client that has gone already has no address any more.
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return Ok(()) };
         stream.set_nodelay(true)?;
-        let ip = peer.ip().to_canonical();
-        let limit = if arguments.is_unlimited(ip) { u32::MAX } else { arguments.per_ip };
-        let Some(per_address) = per_address.try_acquire(ip, limit) else {
-            metrics::counter!("mailtree_smtpd_connections_total", "service" => service.clone(), "verdict" => "per-ip")
-                .increment(1);
-            tracing::warn!(service, %ip, "tcpserver: warning: dropping connection, too many from {ip}");
+        let per_address = self.shared.admit(peer.ip());
+        if per_address.is_none() && !arguments.is_proxy(peer.ip()) {
             let mut refusal = Vec::new();
             Refusal::too_many_connections().write(false, &mut refusal);
             // Never waits: what the client's window does not take at once it does not get.
             drop(stream.try_write(&refusal));
             return Ok(());
+        }
+        let end = End::new(service, pid::next(), arguments.concurrency, permit, per_address);
+        let connection = Connection {
+            stream: Stream::Plain(stream),
+            peer,
+            local,
+            end,
+            stopping: stopping.clone(),
+            shared: Arc::clone(&self.shared),
         };
-        metrics::counter!("mailtree_smtpd_connections_total", "service" => service.clone(), "verdict" => "ok")
-            .increment(1);
-        let end = End::new(service, pid::next(), arguments.concurrency, (permit, per_address));
-        end.log_start(peer, local);
-        let connection = Connection { stream, peer, local, end, stopping: stopping.clone() };
         if let Err(error) = (arguments.start)(connection, self.tcpserver.clone()).await {
             tracing::error!("alert: unable to start a session: {error}");
         }

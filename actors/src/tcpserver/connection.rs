@@ -1,12 +1,14 @@
 //! One connection, and the log lines of its life.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::TcpStream;
+use mailtree_protocols::tcpserver as line;
 use tokio::sync::watch;
 
+use super::Shared;
+use super::stream::Stream;
 use crate::permit::{AddressPermit, Permit};
 
 /// Raw wait status of a process that was killed: what a session leaves that could not end itself.
@@ -14,8 +16,8 @@ const KILLED: u32 = 9;
 
 /// An accepted connection with the permits for it.
 pub struct Connection {
-    /// The socket.
-    pub stream: TcpStream,
+    /// The bytes.
+    pub stream: Stream,
     /// The client.
     pub peer: SocketAddr,
     /// This host, as the client reached it.
@@ -24,6 +26,23 @@ pub struct Connection {
     pub end: End,
     /// Turns true when the service stops.
     pub stopping: watch::Receiver<bool>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// Whether the client may say for whom it connects (PROXY protocol).
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        self.shared.arguments.is_proxy(self.peer.ip())
+    }
+
+    /// The proxy said who the client is. From now on that client's limit counts: `false` if it is reached.
+    #[must_use]
+    pub fn proxied(&mut self, peer: SocketAddr, local: SocketAddr) -> bool {
+        (self.peer, self.local) = (peer, local);
+        self.end.per_address = self.shared.admit(peer.ip());
+        self.end.per_address.is_some()
+    }
 }
 
 /// Sessions at once, by service: N of `status: N/LIMIT`.
@@ -35,12 +54,20 @@ pub struct End {
     pid: u64,
     limit: usize,
     status: u32,
-    _permits: (Permit, AddressPermit),
+    /// None for a proxy, until it has said who the client is.
+    per_address: Option<AddressPermit>,
+    _permit: Permit,
 }
 
 impl End {
-    pub(super) fn new(service: String, pid: u64, limit: usize, permits: (Permit, AddressPermit)) -> Self {
-        let end = Self { service, pid, limit, status: KILLED, _permits: permits };
+    pub(super) fn new(
+        service: String,
+        pid: u64,
+        limit: usize,
+        permit: Permit,
+        per_address: Option<AddressPermit>,
+    ) -> Self {
+        let end = Self { service, pid, limit, status: KILLED, per_address, _permit: permit };
         end.count(|sessions| *sessions += 1);
         end
     }
@@ -56,28 +83,31 @@ impl End {
         self.status = u32::from(code) << 8;
     }
 
-    pub(super) fn log_start(&self, peer: SocketAddr, local: SocketAddr) {
+    /// `tcpserver: pid PID from IP`.
+    pub fn log_pid(&self, ip: IpAddr) {
         let Self { service, pid, .. } = self;
-        let (ip, host) = (peer.ip().to_canonical(), local.ip().to_canonical());
-        tracing::info!(service, pid, %ip, "tcpserver: pid {pid} from {ip}");
-        tracing::info!(
-            service, pid, %ip, port = peer.port(),
-            "tcpserver: ok {pid} :{host}:{} :{ip}::{}", local.port(), peer.port()
-        );
+        tracing::info!(service, pid, %ip, "{}", line::pid(*pid, ip));
+    }
+
+    /// `tcpserver: ok PID …`, or `deny`.
+    pub fn log_verdict(&self, verdict: &line::Ok<'_>) {
+        let Self { service, pid, .. } = self;
+        let ip = verdict.remote_ip;
+        tracing::info!(service, pid, %ip, port = verdict.remote_port, "{verdict}");
     }
 
     fn count(&self, change: impl FnOnce(&mut usize)) {
         let mut all = SESSIONS.lock().unwrap_or_else(PoisonError::into_inner);
         let sessions = all.get_or_insert_default().entry(self.service.clone()).or_default();
         change(sessions);
-        tracing::info!(service = self.service, "tcpserver: status: {sessions}/{}", self.limit);
+        tracing::info!(service = self.service, "{}", line::status(*sessions, self.limit));
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
         let Self { service, pid, status, .. } = self;
-        tracing::info!(service, pid, status, "tcpserver: end {pid} status {status}");
+        tracing::info!(service, pid, status, "{}", line::end(*pid, *status));
         self.count(|sessions| *sessions = sessions.saturating_sub(1));
     }
 }

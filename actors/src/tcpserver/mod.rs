@@ -5,6 +5,7 @@
 
 mod acceptor;
 mod connection;
+mod stream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,14 +13,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use mailtree_config::network::Network;
+use mailtree_protocols::tcpserver as line;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::watch;
 
 use crate::listen::Sockets;
-use crate::permit::{PerAddress, Permits};
+use crate::permit::{AddressPermit, PerAddress, Permits};
 use crate::service::{Control, StartError};
 use acceptor::Acceptor;
 pub use connection::{Connection, End};
+pub use stream::Stream;
 
 /// Starts a session for a connection, as a child of the cell.
 pub type StartSession =
@@ -41,17 +44,25 @@ pub struct Arguments {
     pub per_ip: u32,
     /// Who is not bound by that.
     pub unlimited: Vec<Network>,
+    /// Who says for whom it connects.
+    pub proxies: Vec<Network>,
     /// The host's listening sockets.
     pub sockets: Sockets,
     /// What is done with a connection.
     pub start: StartSession,
+    /// What is done at HUP.
+    pub reload: Arc<dyn Fn() + Send + Sync>,
     /// Time that sessions have to say goodbye when the service stops.
     pub goodbye: Duration,
 }
 
 impl Arguments {
     fn is_unlimited(&self, ip: IpAddr) -> bool {
-        self.unlimited.iter().any(|network| network.contains(ip.to_canonical()))
+        self.unlimited.iter().any(|network| network.contains(ip))
+    }
+
+    fn is_proxy(&self, ip: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(ip))
     }
 }
 
@@ -61,6 +72,32 @@ pub(crate) struct Shared {
     permits: Permits,
     per_address: PerAddress,
     stopping: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// A permit for one more connection from `ip`; none for a proxy, and none when the limit is reached.
+    fn admit(&self, ip: IpAddr) -> Option<AddressPermit> {
+        let Self { arguments, per_address, .. } = self;
+        let (service, ip) = (&arguments.service, ip.to_canonical());
+        if arguments.is_proxy(ip) {
+            return None;
+        }
+        let limit = if arguments.is_unlimited(ip) { u32::MAX } else { arguments.per_ip };
+        let permit = per_address.try_acquire(ip, limit);
+        let verdict = if permit.is_some() { "ok" } else { "per-ip" };
+        count(service, verdict);
+        if permit.is_none() {
+            tracing::warn!(service, %ip, "{}", line::dropping(&format!("too many from {ip}")));
+        }
+        permit
+    }
+}
+
+/// Counts a connection by what was decided of it.
+pub(crate) fn count(service: &str, verdict: &'static str) {
+    let service = service.to_owned();
+    metrics::counter!("mailtree_smtpd_connections_total", "service" => service, "verdict" => verdict)
+        .increment(1);
 }
 
 /// Its state.
@@ -99,7 +136,7 @@ impl Actor for Tcpserver {
             // Bound here so that a port in use is a failed start.
             drop(arguments.sockets.listen(&arguments.service, *address)?);
         }
-        for verdict in ["ok", "per-ip"] {
+        for verdict in ["ok", "per-ip", "deny", "rblsmtpd"] {
             let service = arguments.service.clone();
             metrics::counter!("mailtree_smtpd_connections_total", "service" => service, "verdict" => verdict)
                 .increment(0);
@@ -131,8 +168,8 @@ impl Actor for Tcpserver {
                 state.paused = false;
                 state.accept(&myself).await?;
             }
-            // Control files are read for each connection.
-            Message::Accept | Message::Control(Control::Hup | Control::Alarm) => (),
+            Message::Control(Control::Hup) => (state.shared.arguments.reload)(),
+            Message::Accept | Message::Control(Control::Alarm) => (),
         }
         Ok(())
     }

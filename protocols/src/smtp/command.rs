@@ -8,6 +8,12 @@ use crate::reply::Refusal;
 pub(super) enum Command<'a> {
     Helo(&'a [u8]),
     Ehlo(&'a [u8]),
+    Starttls,
+    /// RFC 4954: the mechanism, and the initial response if there is one.
+    Auth {
+        mechanism: &'a [u8],
+        initial: Option<&'a [u8]>,
+    },
     Mail(Mail),
     Rcpt(Vec<u8>),
     Data,
@@ -36,6 +42,9 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Refusal> {
         b"RCPT" => return rcpt(argument).map(Command::Rcpt),
         b"HELO" => Command::Helo(argument),
         b"EHLO" => Command::Ehlo(argument),
+        b"STARTTLS" if argument.is_empty() => Command::Starttls,
+        b"STARTTLS" => return Err(Refusal::starttls_parameters()),
+        b"AUTH" => auth(argument),
         b"DATA" => Command::Data,
         b"RSET" => Command::Rset,
         b"NOOP" => Command::Noop,
@@ -46,6 +55,13 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Refusal> {
         _ => return Err(Refusal::unimplemented()),
     };
     if line.iter().any(u8::is_ascii_control) { Err(Refusal::control_character()) } else { Ok(command) }
+}
+
+fn auth(argument: &[u8]) -> Command<'_> {
+    let end = memchr::memchr(b' ', argument).unwrap_or(argument.len());
+    let (mechanism, rest) = argument.split_at(end);
+    let initial = rest.trim_ascii();
+    Command::Auth { mechanism, initial: (!initial.is_empty()).then_some(initial) }
 }
 
 fn mail(argument: &[u8]) -> Result<Mail, Refusal> {
@@ -60,7 +76,8 @@ fn mail(argument: &[u8]) -> Result<Mail, Refusal> {
             (b"SIZE", Some(value)) => mail.size = Some(size(value)?),
             (b"SMTPUTF8", None) => mail.smtputf8 = true,
             (b"BODY", Some(v)) if v.eq_ignore_ascii_case(b"7BIT") || v.eq_ignore_ascii_case(b"8BITMIME") => {}
-            (b"AUTH", Some(b"<>")) => {}
+            // RFC 4954 5: who submitted it elsewhere; we trust nobody to know.
+            (b"AUTH", Some(_)) => {}
             _ => return Err(Refusal::syntax()),
         }
     }

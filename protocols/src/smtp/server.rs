@@ -4,15 +4,16 @@
 //! what [`Next`] says, until it says [`Next::Close`]. How the bytes were cut into reads changes nothing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::command::{self, Command};
 use super::data::{DataReader, Progress};
+use super::line::Line;
+pub use super::line::MAX_LINE;
 use crate::address;
+use crate::auth::Credentials;
+use crate::auth::exchange::{Exchange, Step};
+use crate::auth::smtpauth::SmtpAuth;
 use crate::reply::{self, Refusal};
-
-/// Longest command line in bytes, CRLF included.
-pub const MAX_LINE: usize = 2048;
 
 /// Mail data one [`Session::receive`] reads at most, in bytes: the bound of what it adds to `body`.
 pub const MAX_CHUNK: usize = 64 * 1024;
@@ -23,14 +24,8 @@ pub const MAX_REPLIES: usize = 16 * 1024;
 /// Errors answered in one session; the next one is answered with 421.
 pub const MAX_ERRORS: u32 = 20;
 
-/// A question the host's control files answer.
-pub type Listed = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
-
-/// A question that control files answer, if they can be read.
-pub type Allowed = Arc<dyn Fn(&[u8]) -> Result<bool, Refusal> + Send + Sync>;
-
 /// What the host decided for this connection before the first byte, from control files and tcp.smtp.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// `control/smtpgreeting`, without ` ESMTP`.
     pub greeting: String,
@@ -38,14 +33,22 @@ pub struct Policy {
     pub databytes: u64,
     /// Recipients one transaction may have.
     pub recipients: usize,
-    /// RELAYCLIENT: when set, rcpthosts is ignored and the value is appended to each recipient.
-    pub relayclient: Option<Vec<u8>>,
-    /// Whether mail for this domain, in lower case, is taken (`control/rcpthosts`).
-    pub rcpthosts: Allowed,
-    /// Whether this reverse-path, never empty, is refused (`control/badmailfrom`).
-    pub badmailfrom: Listed,
+    /// `control/brtlimit` or BRTLIMIT: refused recipients after which the session ends; 0 for no limit.
+    pub brtlimit: u32,
     /// Our address on this connection, and the host that `user@[address]` stands for (`control/localiphost`).
     pub localiphost: Option<(IpAddr, Vec<u8>)>,
+    /// STARTTLS is offered (RFC 3207): there is a certificate, no DISABLETLS, and the connection is not secured yet.
+    pub starttls: bool,
+    /// The connection is secured from its first byte (SMTPS).
+    pub secured: bool,
+    /// Without TLS there are no mail transactions (FORCETLS).
+    pub tls_required: bool,
+    /// SMTPAUTH; `None`: no AUTH.
+    pub auth: Option<SmtpAuth>,
+    /// AUTH is offered without TLS too.
+    pub auth_in_clear: bool,
+    /// `PID.TIME@HOST`: with a number in front the challenges of CRAM-MD5 (RFC 2195 2).
+    pub unique: String,
 }
 
 /// What the driver does next.
@@ -53,6 +56,15 @@ pub struct Policy {
 pub enum Next {
     /// Send `out`, store `body`; then receive again, with what was left of the input or with more.
     Read,
+    /// STARTTLS was said: send `out`, throw away all input that has come, secure the connection, then call
+    /// [`Session::secured`].
+    Starttls,
+    /// AUTH was said to its end: check [`Session::credentials`], then call [`Session::authenticated`].
+    Authenticate,
+    /// MAIL was said: look at the sender of [`Session::transaction`], then call [`Session::sender`].
+    Sender,
+    /// RCPT was said: look at [`Session::forward_path`], then call [`Session::recipient`].
+    Recipient,
     /// DATA was said: get ready to store the message of [`Session::transaction`], then call [`Session::opened`].
     Open,
     /// The message is whole: make it durable, then call [`Session::queued`].
@@ -61,6 +73,17 @@ pub enum Next {
     Discard,
     /// Send `out` and close; a message that was open is dropped.
     Close,
+}
+
+/// What the driver thinks of a sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sender {
+    /// Welcome.
+    Accepted,
+    /// Refused, and MAIL is answered so.
+    Refused(Refusal),
+    /// Refused, and each RCPT is answered so, as qmail-smtpd does: a client that gives up at MAIL tries again for ever.
+    RefusedAtRcpt(Refusal),
 }
 
 /// What the queue says of a message it took: `250 ok TIME qp QP`.
@@ -81,11 +104,23 @@ pub struct Transaction {
     pub forward_paths: Vec<Vec<u8>>,
     /// MAIL said SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    badmailfrom: bool,
+    /// SIZE of MAIL in bytes (RFC 1870), as the client declared it.
+    pub size: Option<u64>,
+    refusal: Option<Refusal>,
 }
 
 enum Phase {
     Command,
+    /// STARTTLS was said, the driver has not answered.
+    Starttls,
+    /// An AUTH exchange waits for the client's next line.
+    Exchange(Exchange),
+    /// An AUTH exchange ended, the driver has not answered.
+    Authenticate(Credentials),
+    /// MAIL was said, the driver has not answered.
+    Sender,
+    /// RCPT was said, the driver has not answered.
+    Recipient(Vec<u8>),
     /// DATA was said, the driver has not answered.
     Open,
     Data(DataReader),
@@ -101,21 +136,30 @@ pub struct Session {
     line: Line,
     helo: Option<Vec<u8>>,
     extended: bool,
+    secured: bool,
+    user: Option<Vec<u8>>,
+    exchanges: u32,
     transaction: Option<Transaction>,
     errors: u32,
+    refused_recipients: u32,
 }
 
 impl Session {
     /// A session on which nothing has been said.
     pub const fn new(policy: Policy) -> Self {
+        let secured = policy.secured;
         Self {
             policy,
             phase: Phase::Command,
             line: Line::new(),
             helo: None,
             extended: false,
+            secured,
+            user: None,
+            exchanges: 0,
             transaction: None,
             errors: 0,
+            refused_recipients: 0,
         }
     }
 
@@ -131,10 +175,38 @@ impl Session {
 
     /// The word behind `with` in the Received line (RFC 3848, RFC 6531 4.3).
     pub fn protocol(&self) -> &'static str {
-        match (&self.transaction, self.extended) {
-            (Some(Transaction { smtputf8: true, .. }), _) => "UTF8SMTP",
-            (_, true) => "ESMTP",
-            (_, false) => "SMTP",
+        let utf8 = self.transaction.as_ref().is_some_and(|transaction| transaction.smtputf8);
+        match (utf8, self.secured, self.user.is_some()) {
+            (true, false, false) => "UTF8SMTP",
+            (true, false, true) => "UTF8SMTPA",
+            (true, true, false) => "UTF8SMTPS",
+            (true, true, true) => "UTF8SMTPSA",
+            (false, true, true) => "ESMTPSA",
+            (false, true, false) => "ESMTPS",
+            (false, false, true) => "ESMTPA",
+            (false, false, false) if self.extended => "ESMTP",
+            (false, false, false) => "SMTP",
+        }
+    }
+
+    /// Who the client has shown to be (AUTH).
+    pub fn user(&self) -> Option<&[u8]> {
+        self.user.as_deref()
+    }
+
+    /// What the client shows to be who it says; there from [`Next::Authenticate`] until [`Session::authenticated`].
+    pub const fn credentials(&self) -> Option<&Credentials> {
+        match &self.phase {
+            Phase::Authenticate(credentials) => Some(credentials),
+            _ => None,
+        }
+    }
+
+    /// The recipient being looked at; there from [`Next::Recipient`] until [`Session::recipient`].
+    pub fn forward_path(&self) -> Option<&[u8]> {
+        match &self.phase {
+            Phase::Recipient(forward_path) => Some(forward_path),
+            _ => None,
         }
     }
 
@@ -151,24 +223,38 @@ impl Session {
     /// Reads `input`, appends replies to `out` and mail data (unstuffed, LF line ends, as `mess` holds it) to `body`,
     /// and stops at the first thing the driver must do. Returns how much of `input` was read; the driver gives the rest
     /// again. Each call adds at most [`MAX_CHUNK`] bytes to `body` and about [`MAX_REPLIES`] to `out`.
+    ///
+    /// One thing depends on how the bytes were cut: STARTTLS and each line of AUTH must be the last that the client has
+    /// sent (RFC 3207 4, RFC 4954 4). What came together with it was sent by somebody who does not wait for the answer,
+    /// or by somebody else, and ends the session.
     pub fn receive(&mut self, input: &[u8], out: &mut Vec<u8>, body: &mut Vec<u8>) -> (usize, Next) {
         let (mut read, mut chunk, replies) = (0, 0, out.len());
         loop {
             let rest = &input[read..];
             match &mut self.phase {
+                Phase::Starttls => return (read, Next::Starttls),
+                Phase::Authenticate(_) => return (read, Next::Authenticate),
+                Phase::Sender => return (read, Next::Sender),
+                Phase::Recipient(_) => return (read, Next::Recipient),
                 Phase::Open => return (read, Next::Open),
                 Phase::Commit => return (read, Next::Commit),
                 Phase::Closed => return (read, Next::Close),
                 _ if rest.is_empty() || chunk == MAX_CHUNK || out.len() - replies >= MAX_REPLIES => {
                     return (read, Next::Read);
                 }
-                Phase::Command => {
+                Phase::Command | Phase::Exchange(_) => {
                     let (length, event) = self.line.read(rest);
                     read += length;
+                    let whole = event.is_some();
                     match event {
-                        Some(Ok(())) => self.command(out),
+                        Some(Ok(())) => self.line(out),
                         Some(Err(refusal)) => self.refuse(&refusal, out),
                         None => {}
+                    }
+                    let must_wait =
+                        matches!(self.phase, Phase::Starttls | Phase::Exchange(_) | Phase::Authenticate(_));
+                    if whole && must_wait && read < input.len() {
+                        self.close(&Refusal::protocol_violation(), out);
                     }
                 }
                 Phase::Data(reader) => {
@@ -231,10 +317,101 @@ impl Session {
         self.close(&Refusal::shutdown(), out);
     }
 
-    fn command(&mut self, out: &mut Vec<u8>) {
+    /// The driver's answer to [`Next::Starttls`] once the connection is secured: everything the client said before is
+    /// forgotten (RFC 3207 4.2). At any other time it says nothing.
+    pub fn secured(&mut self) {
+        if !matches!(self.phase, Phase::Starttls) {
+            return;
+        }
+        self.phase = Phase::Command;
+        self.policy.starttls = false;
+        self.secured = true;
+        self.line = Line::new();
+        self.helo = None;
+        self.extended = false;
+        self.transaction = None;
+    }
+
+    /// The driver's answer to [`Next::Authenticate`]. At any other time it says nothing.
+    pub fn authenticated(&mut self, answer: Result<(), Refusal>, out: &mut Vec<u8>) {
+        let credentials = match std::mem::replace(&mut self.phase, Phase::Command) {
+            Phase::Authenticate(credentials) => credentials,
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
+        match answer {
+            Ok(()) => {
+                self.user = Some(credentials.user);
+                reply::AUTHENTICATED.write(self.extended, out);
+            }
+            Err(refusal) => self.refuse(&refusal, out),
+        }
+    }
+
+    /// The driver's answer to [`Next::Sender`]. At any other time it says nothing.
+    pub fn sender(&mut self, answer: Sender, out: &mut Vec<u8>) {
+        if !matches!(self.phase, Phase::Sender) {
+            return;
+        }
+        self.phase = Phase::Command;
+        match answer {
+            Sender::Refused(refusal) => {
+                self.transaction = None;
+                return self.refuse(&refusal, out);
+            }
+            Sender::RefusedAtRcpt(refusal) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.refusal = Some(refusal);
+                }
+            }
+            Sender::Accepted => {}
+        }
+        reply::SENDER_OK.write(self.extended, out);
+    }
+
+    /// The driver's answer to [`Next::Recipient`]: the recipient as the queue is to store it, or the refusal. At any
+    /// other time it says nothing.
+    pub fn recipient(&mut self, answer: Result<Vec<u8>, Refusal>, out: &mut Vec<u8>) {
+        if !matches!(self.phase, Phase::Recipient(_)) {
+            return;
+        }
+        self.phase = Phase::Command;
+        match (answer, &mut self.transaction) {
+            (Ok(forward_path), Some(transaction)) => {
+                transaction.forward_paths.push(forward_path);
+                reply::RECIPIENT_OK.write(self.extended, out);
+            }
+            (Ok(_), None) => {}
+            (Err(refusal), _) => self.refuse_recipient(&refusal, out),
+        }
+    }
+
+    fn line(&mut self, out: &mut Vec<u8>) {
         let line = self.line.take();
-        if let Err(refusal) = command::parse(&line).and_then(|command| self.obey(command, out)) {
-            self.refuse(&refusal, out);
+        match std::mem::replace(&mut self.phase, Phase::Command) {
+            Phase::Exchange(exchange) => {
+                let step = exchange.line(&line);
+                self.exchange(step, out);
+            }
+            _ => {
+                if let Err(refusal) = command::parse(&line).and_then(|command| self.obey(command, out)) {
+                    self.refuse(&refusal, out);
+                }
+            }
+        }
+    }
+
+    /// One step of an AUTH exchange (RFC 4954 4).
+    fn exchange(&mut self, step: Step, out: &mut Vec<u8>) {
+        match step {
+            Step::Challenge(challenge, exchange) => {
+                reply::challenge(&challenge, out);
+                self.phase = Phase::Exchange(exchange);
+            }
+            Step::Done(credentials) => self.phase = Phase::Authenticate(credentials),
+            Step::Refused(refusal) => self.refuse(&refusal, out),
         }
     }
 
@@ -246,16 +423,24 @@ impl Session {
             }
             Command::Ehlo(name) => {
                 self.greeted(name, true);
-                reply::ehlo(out, &self.policy.greeting, self.policy.databytes);
+                self.ehlo(out);
+            }
+            Command::Starttls => {
+                if !self.policy.starttls {
+                    return Err(Refusal::unimplemented());
+                }
+                reply::READY_FOR_TLS.write(false, out);
+                self.phase = Phase::Starttls;
+            }
+            Command::Auth { mechanism, initial } => {
+                let step = self.auth(mechanism, initial)?;
+                self.exchange(step, out);
             }
             Command::Mail(mail) => {
                 self.mail(mail)?;
-                reply::SENDER_OK.write(self.extended, out);
+                self.phase = Phase::Sender;
             }
-            Command::Rcpt(forward_path) => {
-                self.rcpt(forward_path)?;
-                reply::RECIPIENT_OK.write(self.extended, out);
-            }
+            Command::Rcpt(forward_path) => self.rcpt(forward_path, out)?,
             Command::Data => {
                 let transaction = self.transaction.as_ref().ok_or_else(Refusal::mail_first)?;
                 if transaction.forward_paths.is_empty() {
@@ -284,44 +469,90 @@ impl Session {
         self.transaction = None;
     }
 
+    fn ehlo(&self, out: &mut Vec<u8>) {
+        let limit = self.policy.databytes;
+        let mut keywords = vec!["PIPELINING".to_owned(), "8BITMIME".to_owned()];
+        // RFC 1870 4.
+        keywords.push(if limit == 0 { "SIZE".to_owned() } else { format!("SIZE {limit}") });
+        keywords.push("ENHANCEDSTATUSCODES".to_owned());
+        if self.policy.starttls {
+            keywords.push("STARTTLS".to_owned());
+        }
+        if let (Some(auth), None) = (self.auth_here(), &self.user) {
+            keywords.extend(auth.capability().map(str::to_owned));
+        }
+        keywords.push("SMTPUTF8".to_owned());
+        reply::ehlo(out, &self.policy.greeting, &keywords);
+    }
+
+    /// The mechanisms that may be used as things are: without TLS only if the host says so.
+    fn auth_here(&self) -> Option<&SmtpAuth> {
+        self.policy.auth.as_ref().filter(|_| self.secured || self.policy.auth_in_clear)
+    }
+
+    /// RFC 4954 4.
+    fn auth(&mut self, mechanism: &[u8], initial: Option<&[u8]>) -> Result<Step, Refusal> {
+        if self.policy.auth.is_none() {
+            return Err(Refusal::unimplemented());
+        }
+        if self.user.is_some() {
+            return Err(Refusal::auth_already());
+        }
+        if self.transaction.is_some() {
+            return Err(Refusal::auth_in_transaction());
+        }
+        self.exchanges += 1;
+        let challenge = format!("<{}.{}>", self.exchanges, self.policy.unique);
+        let auth = self.auth_here().ok_or_else(Refusal::auth_without_tls)?;
+        Ok(Exchange::start(mechanism, initial, auth, challenge.as_bytes()))
+    }
+
     fn mail(&mut self, mail: command::Mail) -> Result<(), Refusal> {
         if self.transaction.is_some() {
             return Err(Refusal::nested_mail());
+        }
+        if self.policy.tls_required && !self.secured {
+            return Err(Refusal::starttls_first());
+        }
+        if self.user.is_none() && self.policy.auth.as_ref().is_some_and(|auth| auth.required) {
+            return Err(Refusal::auth_required());
         }
         let limit = self.policy.databytes;
         if limit != 0 && mail.size.is_some_and(|size| size > limit) {
             return Err(Refusal::databytes());
         }
-        let reverse_path = self.with_localiphost(mail.reverse_path);
-        let badmailfrom = !reverse_path.is_empty() && (self.policy.badmailfrom)(&reverse_path);
         self.transaction = Some(Transaction {
-            reverse_path,
+            reverse_path: self.with_localiphost(mail.reverse_path),
             forward_paths: Vec::new(),
             smtputf8: mail.smtputf8,
-            badmailfrom,
+            size: mail.size,
+            refusal: None,
         });
         Ok(())
     }
 
-    fn rcpt(&mut self, forward_path: Vec<u8>) -> Result<(), Refusal> {
-        let mut forward_path = self.with_localiphost(forward_path);
-        let transaction = self.transaction.as_mut().ok_or_else(Refusal::mail_first)?;
+    fn rcpt(&mut self, forward_path: Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let forward_path = self.with_localiphost(forward_path);
+        let transaction = self.transaction.as_ref().ok_or_else(Refusal::mail_first)?;
         command::allowed(&forward_path, transaction.smtputf8)?;
-        if transaction.badmailfrom {
-            return Err(Refusal::badmailfrom());
-        }
         if transaction.forward_paths.len() >= self.policy.recipients {
             return Err(Refusal::too_many_recipients());
         }
-        if let Some(suffix) = &self.policy.relayclient {
-            forward_path.extend_from_slice(suffix);
-        } else if let (_, Some(domain)) = address::split(&forward_path)
-            && !(self.policy.rcpthosts)(&domain.to_ascii_lowercase())?
-        {
-            return Err(Refusal::rcpthosts());
+        match transaction.refusal.clone() {
+            Some(refusal) => self.refuse_recipient(&refusal, out),
+            None => self.phase = Phase::Recipient(forward_path),
         }
-        transaction.forward_paths.push(forward_path);
         Ok(())
+    }
+
+    /// Answers RCPT with a refusal; one refused for good too many ends the session (brtlimit).
+    fn refuse_recipient(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        self.refused_recipients = self.refused_recipients.saturating_add(u32::from(refusal.is_permanent()));
+        if self.policy.brtlimit != 0 && self.refused_recipients >= self.policy.brtlimit {
+            self.close(&Refusal::brtlimit(), out);
+        } else {
+            self.refuse(refusal, out);
+        }
     }
 
     /// `user@[our address]` is `user@localiphost` (qmail-smtpd.8).
@@ -363,62 +594,5 @@ impl Session {
         self.transaction = None;
         self.phase = Phase::Closed;
         refusal.write(self.extended, out);
-    }
-}
-
-/// The command line being read. Only CRLF ends it. A line that is too long or has a bare LF is answered at once, and
-/// what is left of it up to its CRLF is dropped: nothing behind a bare LF is ever taken for a command.
-struct Line {
-    bytes: Vec<u8>,
-    after_cr: bool,
-    dropping: bool,
-}
-
-impl Line {
-    const fn new() -> Self {
-        Self { bytes: Vec::new(), after_cr: false, dropping: false }
-    }
-
-    /// Reads up to the next LF at most: `Some(Ok)` when a line is whole, `Some(Err)` when it turned out bad.
-    fn read(&mut self, input: &[u8]) -> (usize, Option<Result<(), Refusal>>) {
-        let newline = memchr::memchr(b'\n', input);
-        let end = newline.unwrap_or(input.len());
-        let piece = &input[..end];
-        if let Some(&last) = piece.last() {
-            self.after_cr = last == b'\r';
-        }
-        // With the LF that is still to come a line of this length breaks the limit.
-        if !self.dropping && self.bytes.len() + piece.len() >= MAX_LINE {
-            self.dropping = true;
-            self.bytes.clear();
-            return (end, Some(Err(Refusal::line_too_long())));
-        }
-        if !self.dropping {
-            self.bytes.extend_from_slice(piece);
-        }
-        if newline.is_none() {
-            return (end, None);
-        }
-        let crlf = std::mem::take(&mut self.after_cr);
-        match (crlf, self.dropping) {
-            (true, true) => {
-                self.dropping = false;
-                (end + 1, None)
-            }
-            (true, false) => {
-                self.bytes.truncate(self.bytes.len() - 1);
-                (end + 1, Some(Ok(())))
-            }
-            (false, true) => (end + 1, None),
-            (false, false) => {
-                self.dropping = true;
-                self.bytes.clear();
-                (end + 1, Some(Err(Refusal::bare_newline())))
-            }
-        }
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
     }
 }

@@ -1,14 +1,15 @@
 //! A driver of the server side that keeps everything in memory.
 
-use std::sync::Arc;
-
+use mailtree_protocols::address;
+use mailtree_protocols::auth::Proof;
 use mailtree_protocols::reply::Refusal;
-use mailtree_protocols::smtp::server::{Accepted, Next, Policy, Session};
+use mailtree_protocols::smtp::server::{Accepted, Next, Policy, Sender, Session};
 
 /// What the driver was told to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Open { from: String, to: Vec<String>, with: &'static str },
+    Starttls,
     Commit(Vec<u8>),
     Discard,
     Close,
@@ -26,6 +27,9 @@ pub(crate) const ACCEPT: Answers =
 
 pub(crate) struct Host {
     pub(crate) session: Session,
+    /// RELAYCLIENT.
+    relayclient: Option<&'static str>,
+    pub(crate) rcpthosts_unreadable: bool,
     answers: Answers,
     pub(crate) out: Vec<u8>,
     body: Vec<u8>,
@@ -40,10 +44,14 @@ pub(crate) fn policy() -> Policy {
         greeting: "mx.example.com".to_owned(),
         databytes: 0,
         recipients: 3,
-        relayclient: None,
-        rcpthosts: Arc::new(|domain| Ok(domain == b"example.com")),
-        badmailfrom: Arc::new(|path| path.starts_with(b"spammer@") || path.ends_with(b"@spam.example")),
+        brtlimit: 0,
         localiphost: Some(("192.0.2.25".parse().unwrap(), b"example.com".to_vec())),
+        starttls: false,
+        secured: false,
+        tls_required: false,
+        auth: None,
+        auth_in_clear: false,
+        unique: "4711.1763000000@mx.example.com".to_owned(),
     }
 }
 
@@ -56,7 +64,32 @@ impl Host {
         let session = Session::new(policy);
         let mut out = Vec::new();
         session.greeting(&mut out);
-        Self { session, answers, out, body: Vec::new(), events: Vec::new(), most: (0, 0) }
+        Self {
+            session,
+            relayclient: None,
+            rcpthosts_unreadable: false,
+            answers,
+            out,
+            body: Vec::new(),
+            events: Vec::new(),
+            most: (0, 0),
+        }
+    }
+
+    /// What the host thinks of the recipient being looked at.
+    fn recipient(&self) -> Result<Vec<u8>, Refusal> {
+        let recipient = self.session.forward_path().expect("a recipient is there").to_vec();
+        let relays = self.session.user().is_some();
+        if self.rcpthosts_unreadable {
+            return Err(Refusal::controls());
+        }
+        match (self.relayclient, address::split(&recipient).1) {
+            (Some(suffix), _) => Ok([&recipient, suffix.as_bytes()].concat()),
+            (None, Some(domain)) if !relays && !domain.eq_ignore_ascii_case(b"example.com") => {
+                Err(Refusal::rcpthosts())
+            }
+            (None, _) => Ok(recipient),
+        }
     }
 
     fn closed(&self) -> bool {
@@ -73,6 +106,36 @@ impl Host {
             match next {
                 Next::Read if input.is_empty() => return,
                 Next::Read => assert!(read > 0, "receive stands still"),
+                Next::Starttls => {
+                    self.events.push(Event::Starttls);
+                    self.session.secured();
+                    return;
+                }
+                Next::Authenticate => {
+                    let credentials = self.session.credentials().expect("credentials are there");
+                    let right = match &credentials.proof {
+                        Proof::Password(password) => password.as_slice() == b"secret",
+                        Proof::Cram { .. } => false,
+                    };
+                    let answer = if right { Ok(()) } else { Err(Refusal::auth_failed()) };
+                    self.session.authenticated(answer, &mut self.out);
+                }
+                Next::Sender => {
+                    let transaction = self.session.transaction().expect("a transaction is open");
+                    let path = &transaction.reverse_path;
+                    let answer = if path.starts_with(b"spammer@") || path.ends_with(b"@spam.example") {
+                        Sender::RefusedAtRcpt(Refusal::badmailfrom())
+                    } else if path.ends_with(b"@nowhere.example") {
+                        Sender::Refused(Refusal::sender_denied())
+                    } else {
+                        Sender::Accepted
+                    };
+                    self.session.sender(answer, &mut self.out);
+                }
+                Next::Recipient => {
+                    let answer = self.recipient();
+                    self.session.recipient(answer, &mut self.out);
+                }
                 Next::Open => {
                     let transaction = self.session.transaction().expect("a transaction is open");
                     let event = Event::Open {
@@ -100,7 +163,7 @@ impl Host {
     pub(crate) fn messages(&self) -> Vec<&[u8]> {
         let messages = self.events.iter().filter_map(|event| match event {
             Event::Commit(body) => Some(body.as_slice()),
-            Event::Open { .. } | Event::Discard | Event::Close => None,
+            Event::Open { .. } | Event::Starttls | Event::Discard | Event::Close => None,
         });
         messages.collect()
     }
@@ -114,7 +177,15 @@ impl Host {
 /// Plays a transcript: `C: ` lines are sent (lines that follow each other in one piece), `S: ` lines must come back, no
 /// more and no fewer.
 pub(crate) fn play(policy: Policy, answers: Answers, transcript: &str) -> Vec<Event> {
-    let mut host = Host::new(policy, answers);
+    play_with(Host::new(policy, answers), transcript)
+}
+
+/// The same with a client that has RELAYCLIENT.
+pub(crate) fn play_relayclient(suffix: &'static str, transcript: &str) -> Vec<Event> {
+    play_with(Host { relayclient: Some(suffix), ..Host::new(policy(), ACCEPT) }, transcript)
+}
+
+fn play_with(mut host: Host, transcript: &str) -> Vec<Event> {
     let (mut said, mut heard, mut expected) = (Vec::new(), 0, String::new());
     let lines = transcript.lines().map(str::trim_start).filter(|line| !line.is_empty());
     let mut lines = lines.peekable();
@@ -123,6 +194,8 @@ pub(crate) fn play(policy: Policy, answers: Answers, transcript: &str) -> Vec<Ev
             said.extend_from_slice(line.as_bytes());
             said.extend_from_slice(b"\r\n");
         } else {
+            // An empty challenge is `334 ` with its space.
+            let line = if line == "S: 334" { "S: 334 " } else { line };
             let line = line.strip_prefix("S: ").expect("a line begins with C: or S: ");
             expected.push_str(line);
             expected.push_str("\r\n");

@@ -1,12 +1,11 @@
 //! qmail-smtpd's side.
 
-use std::sync::Arc;
-
+use mailtree_protocols::auth::smtpauth::SmtpAuth;
 use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::{MAX_CHUNK, MAX_ERRORS, MAX_LINE, MAX_REPLIES, Policy};
 use proptest::prelude::*;
 
-use crate::host::{ACCEPT, Answers, Event, Host, play, policy};
+use crate::host::{ACCEPT, Answers, Event, Host, play, play_relayclient, policy};
 
 fn open(from: &str, to: &[&str], with: &'static str) -> Event {
     Event::Open { from: from.to_owned(), to: to.iter().map(|&t| t.to_owned()).collect(), with }
@@ -202,8 +201,8 @@ fn recipients() {
 
 #[test]
 fn rcpthosts_that_cannot_be_read_end_the_session() {
-    let mut host =
-        Host::new(Policy { rcpthosts: Arc::new(|_| Err(Refusal::controls())), ..policy() }, ACCEPT);
+    let mut host = Host::new(policy(), ACCEPT);
+    host.rcpthosts_unreadable = true;
     host.feed(b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\n");
     assert_eq!(host.last_reply(), "421 4.3.0 unable to read controls (#4.3.0)");
     assert_eq!(host.events, [Event::Close]);
@@ -211,9 +210,8 @@ fn rcpthosts_that_cannot_be_read_end_the_session() {
 
 #[test]
 fn relayclient_opens_and_is_appended() {
-    let events = play(
-        Policy { relayclient: Some(b"@gateway".to_vec()), ..policy() },
-        ACCEPT,
+    let events = play_relayclient(
+        "@gateway",
         "
         S: 220 mx.example.com ESMTP
         C: MAIL FROM:<a@b.example>
@@ -549,4 +547,153 @@ proptest! {
         prop_assert_eq!(String::from_utf8_lossy(&split.out), String::from_utf8_lossy(&whole.out));
         prop_assert_eq!(split.events, whole.events);
     }
+}
+
+fn auth(text: &str) -> Option<SmtpAuth> {
+    Some(SmtpAuth::parse(text.as_bytes()).unwrap())
+}
+
+#[test]
+fn starttls_forgets_what_was_said_before() {
+    let policy = Policy { starttls: true, tls_required: true, auth: auth(""), ..policy() };
+    let events = play(
+        policy,
+        ACCEPT,
+        "
+        S: 220 mx.example.com ESMTP
+        C: EHLO client.example
+        S: 250-mx.example.com
+        S: 250-PIPELINING
+        S: 250-8BITMIME
+        S: 250-SIZE
+        S: 250-ENHANCEDSTATUSCODES
+        S: 250-STARTTLS
+        S: 250 SMTPUTF8
+        C: AUTH PLAIN AGpvZQBzZWNyZXQ=
+        S: 538 5.3.3 auth not available without TLS (#5.3.3)
+        C: MAIL FROM:<a@b.example>
+        S: 530 5.7.0 Must issue a STARTTLS command first (#5.7.0)
+        C: STARTTLS now
+        S: 501 5.5.4 Syntax error (no parameters allowed) (#5.5.4)
+        C: STARTTLS
+        S: 220 ready for tls
+        C: STARTTLS
+        S: 502 unimplemented (#5.5.1)
+        C: EHLO client.example
+        S: 250-mx.example.com
+        S: 250-PIPELINING
+        S: 250-8BITMIME
+        S: 250-SIZE
+        S: 250-ENHANCEDSTATUSCODES
+        S: 250-AUTH LOGIN PLAIN
+        S: 250 SMTPUTF8
+        C: AUTH PLAIN AGpvZQBzZWNyZXQ=
+        S: 235 2.7.0 ok, go ahead (#2.0.0)
+        C: MAIL FROM:<a@b.example>
+        C: RCPT TO:<ann@elsewhere.example>
+        C: DATA
+        S: 250 2.1.0 ok
+        S: 250 2.1.5 ok
+        S: 354 go ahead
+        ",
+    );
+    assert_eq!(events, [Event::Starttls, open("a@b.example", &["ann@elsewhere.example"], "ESMTPSA")]);
+}
+
+#[test]
+fn auth_line_by_line() {
+    play(
+        Policy { auth: auth("!+cram"), auth_in_clear: true, ..policy() },
+        ACCEPT,
+        "
+        S: 220 mx.example.com ESMTP
+        C: HELO client.example
+        S: 250 mx.example.com
+        C: MAIL FROM:<a@b.example>
+        S: 530 Authorization required (#5.7.1)
+        C: AUTH GSSAPI
+        S: 504 auth type unimplemented (#5.5.1)
+        C: AUTH LOGIN
+        S: 334 VXNlcm5hbWU6
+        C: *
+        S: 501 auth exchange canceled (#5.0.0)
+        C: AUTH LOGIN
+        S: 334 VXNlcm5hbWU6
+        C: am9l
+        S: 334 UGFzc3dvcmQ6
+        C: d3Jvbmc=
+        S: 535 authentication failed (#5.7.1)
+        C: AUTH CRAM-MD5
+        S: 334 PDQuNDcxMS4xNzYzMDAwMDAwQG14LmV4YW1wbGUuY29tPg==
+        C: !
+        S: 501 malformed auth input (#5.5.4)
+        C: AUTH PLAIN
+        S: 334
+        C: AGpvZQBzZWNyZXQ=
+        S: 235 ok, go ahead (#2.0.0)
+        C: AUTH PLAIN
+        S: 503 you're already authenticated (#5.5.0)
+        C: MAIL FROM:<a@b.example>
+        S: 250 ok
+        ",
+    );
+}
+
+#[test]
+fn nothing_may_come_behind_starttls_or_a_line_of_auth() {
+    let policy = || Policy { starttls: true, auth: auth("+cram"), auth_in_clear: true, ..policy() };
+    for (before, line) in [
+        ("", "STARTTLS"),
+        ("", "AUTH LOGIN"),
+        ("", "AUTH PLAIN AGpvZQBzZWNyZXQ="),
+        ("AUTH LOGIN", "am9l"),
+        ("AUTH PLAIN", "AGpvZQBzZWNyZXQ="),
+        ("AUTH CRAM-MD5", "am9lIDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"),
+    ] {
+        let mut host = Host::new(policy(), ACCEPT);
+        host.feed(b"EHLO x\r\n");
+        if !before.is_empty() {
+            host.feed(format!("{before}\r\n").as_bytes());
+        }
+        host.feed(format!("{line}\r\nMAIL FROM:<a@b.example>\r\n").as_bytes());
+        assert_eq!(host.last_reply(), "554 5.5.1 SMTP protocol violation", "{line}");
+        assert_eq!(host.events, [Event::Close], "{line}");
+        assert!(host.session.user().is_none() && host.session.credentials().is_none(), "{line}");
+    }
+}
+
+#[test]
+fn brtlimit_ends_the_session() {
+    play(
+        Policy { brtlimit: 2, ..policy() },
+        ACCEPT,
+        "
+        S: 220 mx.example.com ESMTP
+        C: MAIL FROM:<a@b.example>
+        S: 250 ok
+        C: RCPT TO:<ann@elsewhere.example>
+        S: 553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)
+        C: RCPT TO:<ann@example.com>
+        S: 250 ok
+        C: RCPT TO:<ann@elsewhere.example>
+        S: 421 4.3.0 too many invalid addresses, goodbye (#4.3.0)
+        ",
+    );
+}
+
+#[test]
+fn a_sender_that_is_refused_at_mail_leaves_no_transaction() {
+    play(
+        policy(),
+        ACCEPT,
+        "
+        S: 220 mx.example.com ESMTP
+        C: MAIL FROM:<a@nowhere.example>
+        C: RCPT TO:<ann@example.com>
+        S: 553 sorry, your envelope sender has been denied (#5.7.1)
+        S: 503 MAIL first (#5.5.1)
+        C: MAIL FROM:<a@b.example>
+        S: 250 ok
+        ",
+    );
 }

@@ -220,8 +220,12 @@ impl Findings {
             match tcprules::parse(&text).and_then(|rules| tcprules::compile(&rules)) {
                 Ok(fresh) if same_records(&fresh, &bytes) => {}
                 Ok(_) => self.problem(&compiled, format!("older than {}; run tcprules", source.display())),
-                Err(tcprules::Error::Line { line, text }) => {
-                    self.line(&source, line, format!("unable to parse this line: {text}"));
+                Err(tcprules::Error::Line { line, text, allowed }) => {
+                    self.line(
+                        &source,
+                        line,
+                        format!("unable to parse this line: {text}; allowed: {allowed}"),
+                    );
                 }
                 Err(error @ tcprules::Error::Cdb(_)) => self.problem(&source, error.to_string()),
             }

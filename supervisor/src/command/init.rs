@@ -20,6 +20,12 @@ use crate::vpopmail::{NewDomain, NewUser, Unknown, Vpopmail, create_dirs, domain
 /// Standard port of SMTP (RFC 5321 4.5.4.2).
 const SMTP: u16 = 25;
 
+/// Port of message submission (RFC 6409).
+const SUBMISSION: u16 = 587;
+
+/// Port of submission with TLS from the first byte (RFC 8314).
+const SMTPS: u16 = 465;
+
 /// Port of the metrics before the offset is added.
 const METRICS: u16 = 9100;
 
@@ -91,6 +97,10 @@ pub struct Report {
     pub me: String,
     /// Where SMTP will listen.
     pub smtpd: Vec<SocketAddr>,
+    /// Where users will hand in mail, STARTTLS first.
+    pub submission: Vec<SocketAddr>,
+    /// The same with TLS from the first byte.
+    pub smtps: Vec<SocketAddr>,
     /// Where the metrics will be.
     pub metrics: SocketAddr,
     /// The first user.
@@ -113,14 +123,18 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "home:     {}", self.home.display())?;
-        writeln!(f, "me:       {}", self.me)?;
-        for address in &self.smtpd {
-            writeln!(f, "smtpd:    {address}")?;
+        writeln!(f, "home:       {}", self.home.display())?;
+        writeln!(f, "me:         {}", self.me)?;
+        for (label, addresses) in
+            [("smtpd:     ", &self.smtpd), ("submission:", &self.submission), ("smtps:     ", &self.smtps)]
+        {
+            for address in addresses {
+                writeln!(f, "{label} {address}")?;
+            }
         }
-        writeln!(f, "metrics:  {}", self.metrics)?;
-        writeln!(f, "user:     {}", self.user)?;
-        write!(f, "password: {}  (shown only now)", self.password)
+        writeln!(f, "metrics:    {}", self.metrics)?;
+        writeln!(f, "user:       {}", self.user)?;
+        write!(f, "password:   {}  (shown only now)", self.password)
     }
 }
 
@@ -202,6 +216,8 @@ fn default_me() -> String {
 struct Plan {
     me: String,
     smtpd: Vec<SocketAddr>,
+    submission: Vec<SocketAddr>,
+    smtps: Vec<SocketAddr>,
     metrics: SocketAddr,
     host_ron: String,
     password: String,
@@ -217,18 +233,29 @@ impl Plan {
                 ))
             })
         };
-        let (smtp, metrics) = (port(SMTP)?, port(METRICS)?);
+        let [smtp, submission, smtps, metrics] =
+            [port(SMTP)?, port(SUBMISSION)?, port(SMTPS)?, port(METRICS)?];
         let first = options
             .listen
             .first()
             .ok_or_else(|| Failure::permanent("--listen: allowed: one address or more"))?;
-        let smtpd: Vec<SocketAddr> =
-            options.listen.iter().map(|&address| SocketAddr::new(address, smtp)).collect();
+        let listen = |port: u16| -> Vec<SocketAddr> {
+            options.listen.iter().map(|&address| SocketAddr::new(address, port)).collect()
+        };
+        let (smtpd, submission, smtps) = (listen(smtp), listen(submission), listen(smtps));
         let metrics = SocketAddr::new(*first, metrics);
-        let host_ron = host_ron(&smtpd, metrics);
+        let host_ron = host_ron([&smtpd, &submission, &smtps], metrics);
         // Two equal addresses, or one that another contains, are refused here and not at the first start.
         Host::parse(Path::new("."), &host_ron)?;
-        Ok(Self { me, smtpd, metrics, host_ron, password: password::random(password::LENGTH) })
+        Ok(Self {
+            me,
+            smtpd,
+            submission,
+            smtps,
+            metrics,
+            host_ron,
+            password: password::random(password::LENGTH),
+        })
     }
 
     fn carry_out(self, home: &Path) -> Result<Report, Failure> {
@@ -252,6 +279,8 @@ impl Plan {
             home: home.to_owned(),
             me: self.me,
             smtpd: self.smtpd,
+            submission: self.submission,
+            smtps: self.smtps,
             metrics: self.metrics,
             user,
             password: self.password,
@@ -358,11 +387,13 @@ fn certificate(me: &str) -> Result<String, Failure> {
 }
 
 /// The text of `host.ron`: every field with its default, those that are chosen set.
-fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
-    let listen: Vec<String> = smtpd.iter().map(|address| format!("\"{address}\"")).collect();
-    let listen = listen.join(", ");
+fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
+    let [smtpd, submission, smtps] = listen.map(|addresses| {
+        let texts: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+        texts.join(", ")
+    });
     format!(
-        r#"// The host: which services there are, where they listen, and what qmail has no file for.
+        r#"// The host: which services there are, where they listen, and what qmail had no file for.
 // Every field may be left out. What stands behind // is the default.
 // `mailtree check` shows every setting in force and where it comes from.
 (
@@ -377,8 +408,9 @@ fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
     // grace: "20s",
 
     services: {{
+        // Mail from other hosts.
         "smtpd": smtpd(
-            listen: [{listen}],
+            listen: [{smtpd}],
             // Connections at once; None: control/concurrencyincoming says it.
             // concurrency: None,
             // Connections from one address at once, except from those networks.
@@ -386,9 +418,30 @@ fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
             // unlimited: ["127.0.0.0/8", "::1"],
             // Recipients of one message.
             // recipients: 1000,
-            // Who may connect and who may relay: compiled from tcp.smtp. Not obeyed yet: for now clients on this host
-            // may relay, and nobody else.
+            // Who may connect and who may relay: compiled from tcp.smtp by `mailtree qmailctl cdb`.
             // rules: "tcp.smtp.cdb",
+            // Names of clients: off (tcpserver -H), on (-h), paranoid (-p).
+            // reverse_dns: off,
+            // Load balancers that say with the PROXY protocol for whom they connect.
+            // proxies: [],
+            // The arguments of rblsmtpd, such as ["-r", "zen.spamhaus.org"].
+            // rblsmtpd: [],
+            // What a run script exports; tcp.smtp may set the same for a client. chkuser refuses unknown recipients.
+            environment: {{"CHKUSER_START": "ALWAYS"}},
+            // Whether AUTH, which SMTPAUTH switches on, is offered without TLS too.
+            // auth_in_clear: false,
+            // A checkpassword program with its arguments; none: the users of the virtual domains.
+            // checkpassword: [],
+        ),
+        // Mail from our users: AUTH is a must, and so is TLS.
+        "submission": smtpd(
+            listen: [{submission}],
+            environment: {{"SMTPAUTH": "!", "FORCETLS": "1"}},
+        ),
+        // The same with TLS from the first byte.
+        "smtps": smtpd(
+            listen: [{smtps}],
+            environment: {{"SMTPAUTH": "!", "SMTPS": "1"}},
         ),
         "metrics": metrics(listen: "{metrics}"),
     }},
@@ -398,10 +451,20 @@ fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
     // queue: (receiving: 200, receiving_bytes: "1GiB", free_bytes: "64MiB", free_inodes: 1000, disk_threads: 2),
 
     // DNS. servers: [] means those of the system.
-    // resolver: (servers: [], deadline: "30s", in_flight: 256),
+    // resolver: (servers: [], deadline: "30s", in_flight: 1024),
 
     // Delivery to other hosts. outgoing_ip: own address of such connections; None: the system chooses.
     // remote: (port: 25, outgoing_ip: None),
+
+    // Checking passwords: threads, how many may wait, networks whose wrong passwords are not slowed down.
+    // auth: (threads: 2, waiting: 100, allow: []),
+
+    // The scanners of simscan: an address or the path of a socket. fail_open: a message goes on unscanned when a scanner
+    // cannot be asked, in place of 451. quarantine: directory for copies of what is refused for a virus or as spam.
+    // scanners: (clamd: "127.0.0.1:3310", spamd: "127.0.0.1:783", at_once: 8, deadline: "2m", fail_open: false, quarantine: None),
+
+    // Programs run for sessions, QMAILQUEUE and checkpassword: how many at once, for how long, with how much memory.
+    // programs: (at_once: 20, deadline: "5m", memory: "512MiB"),
 )
 "#
     )
@@ -411,6 +474,7 @@ fn host_ron(smtpd: &[SocketAddr], metrics: SocketAddr) -> String {
 mod tests {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+    use mailtree_config::host::Service;
     use mailtree_config::{Control, Origin};
     use mailtree_protocols::cdb::Cdb;
     use mailtree_protocols::vpasswd;
@@ -501,7 +565,9 @@ mod tests {
         let host = Host::load(home.path()).unwrap();
         let listen: Vec<String> =
             host.services.iter().flat_map(|(_, service)| service.listen()).map(ToString::to_string).collect();
-        assert_eq!(listen, ["127.0.0.1:25", "[::1]:25", "127.0.0.1:9100"]);
+        let expected =
+            ["25", "587", "465"].map(|port| [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
+        assert_eq!(listen, [&expected.concat()[..], &["127.0.0.1:9100".to_owned()]].concat());
         let control = Control::new(host.paths().control);
         assert_eq!(control.concurrencyincoming().unwrap(), 100);
         assert_eq!(control.smtpd().unwrap().rcpthosts.allows(b"mail.example.org"), Ok(true));
@@ -510,7 +576,9 @@ mod tests {
 
     #[test]
     fn the_comments_of_host_ron_tell_the_defaults() {
-        let text = host_ron(&["127.0.0.1:2525".parse().unwrap()], "127.0.0.1:11600".parse().unwrap());
+        let listen =
+            ["127.0.0.1:2525", "127.0.0.1:3087", "127.0.0.1:2965"].map(|text| [text.parse().unwrap()]);
+        let text = host_ron([&listen[0], &listen[1], &listen[2]], "127.0.0.1:11600".parse().unwrap());
         let fields = |line: &str| {
             line.trim_start()
                 .strip_prefix("// ")
@@ -525,17 +593,27 @@ mod tests {
             text.lines().map(|line| fields(line).unwrap_or_else(|| line.to_owned())).collect();
         let host = Host::parse(Path::new("."), &uncommented.join("\n")).unwrap();
         let default = Host::default();
-        assert_eq!(host.services, default.services);
+        let of = |host: &Host, name: &str| host.services.iter().find(|(own, _)| own == name).cloned();
+        let Some((_, Service::Smtpd(smtpd))) = of(&host, "smtpd") else { panic!("no smtpd") };
+        let plain = mailtree_config::host::Smtpd { environment: Vec::new(), ..smtpd };
+        assert_eq!(Some(("smtpd".to_owned(), Service::Smtpd(plain))), of(&default, "smtpd"));
+        assert_eq!(of(&host, "metrics"), of(&default, "metrics"));
+        assert_eq!(
+            (&host.auth, &host.scanners, &host.programs),
+            (&default.auth, &default.scanners, &default.programs)
+        );
         assert_eq!(
             (&host.queue, &host.resolver, &host.remote),
             (&default.queue, &default.resolver, &default.remote)
         );
         assert_eq!((&host.log, host.grace), (&default.log, default.grace));
-        assert!(
-            host.settings().iter().all(|setting| setting.origin != Origin::Default),
-            "{:#?}",
-            host.settings()
-        );
+        let untold = host.settings().into_iter().filter(|setting| setting.origin == Origin::Default);
+        let untold: Vec<_> = untold
+            .filter(|setting| {
+                !["services.submission.", "services.smtps."].iter().any(|of| setting.name.starts_with(of))
+            })
+            .collect();
+        assert!(untold.is_empty(), "{untold:#?}");
     }
 
     #[test]

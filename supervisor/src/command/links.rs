@@ -8,8 +8,19 @@ use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
 /// The programs that this one takes the place of.
-pub const NAMES: [&str; 7] =
-    ["svc", "svstat", "svok", "qmail-qread", "qmail-qstat", "vadddomain", "vadduser"];
+pub const NAMES: [&str; 11] = [
+    "svc",
+    "svstat",
+    "svok",
+    "qmail-qread",
+    "qmail-qstat",
+    "qmail-newmrh",
+    "qmailctl",
+    "tcprules",
+    "tcprulescheck",
+    "vadddomain",
+    "vadduser",
+];
 
 /// Makes links of the classic names to this program.
 #[derive(Debug, clap::Args)]

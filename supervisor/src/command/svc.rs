@@ -65,7 +65,8 @@ impl<'a> Order<'a> {
     }
 }
 
-fn tell(home: &Path, argument: &str, letters: &str) -> Result<(), String> {
+/// Tells one service; the error is worded for after `svc: warning: `.
+pub(super) fn tell(home: &Path, argument: &str, letters: &str) -> Result<(), String> {
     let service = service_name(argument);
     let chdir = || format!("unable to chdir to {argument}: {}", Refusal::Unknown);
     let control = |reason: String| format!("unable to control {argument}: {reason}");

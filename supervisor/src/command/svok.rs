@@ -28,7 +28,8 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     }
 }
 
-fn check(home: &Path, argument: &str) -> Result<bool, String> {
+/// Whether its supervise runs; the error is worded for after `svok: fatal: `.
+pub(super) fn check(home: &Path, argument: &str) -> Result<bool, String> {
     let service = service_name(argument);
     let chdir = || format!("unable to chdir to {argument}: {}", Refusal::Unknown);
     let open = |reason: String| format!("unable to open {argument}/supervise/ok: {reason}");

@@ -26,14 +26,7 @@ type Services = Result<(u32, Vec<Row>), AskError>;
 
 /// Shows them. The exit code is 0 whatever their state; 111 if the tree was to be shown and there is none.
 pub fn run(home: &Path, args: &Args) -> ExitCode {
-    let services = match ask(home, &Request::Svstat {}) {
-        Ok(Reply::Services { pid, rows }) => Ok((pid, rows)),
-        Ok(Reply::Error(error)) => Err(AskError::Unreadable(error)),
-        Ok(Reply::Done | Reply::Killed(_) | Reply::Queue(_) | Reply::Refused(_)) => {
-            Err(AskError::Unreadable("the answer is to another question".to_owned()))
-        }
-        Err(error) => Err(error),
-    };
+    let services = services(home);
     let shown = match (&services, args.json, args.services.is_empty()) {
         (Err(error), true, _) | (Err(error), false, true) => Err(error.to_string()),
         (Ok((_, rows)), true, _) => json(rows, &args.services),
@@ -48,6 +41,23 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
             eprintln!("svstat: fatal: {cause}");
             ExitCode::from(111)
         }
+    }
+}
+
+/// The line of each of `services`, names or directories.
+pub(super) fn lines(home: &Path, arguments: &[String]) -> String {
+    let services = services(home);
+    arguments.iter().map(|argument| line(home, argument, &services)).collect()
+}
+
+fn services(home: &Path) -> Services {
+    match ask(home, &Request::Svstat {}) {
+        Ok(Reply::Services { pid, rows }) => Ok((pid, rows)),
+        Ok(Reply::Error(error)) => Err(AskError::Unreadable(error)),
+        Ok(Reply::Done | Reply::Killed(_) | Reply::Queue(_) | Reply::Refused(_)) => {
+            Err(AskError::Unreadable("the answer is to another question".to_owned()))
+        }
+        Err(error) => Err(error),
     }
 }
 

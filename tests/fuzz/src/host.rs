@@ -1,15 +1,16 @@
 //! A driver of the SMTP server that keeps everything in memory and checks what must hold after every call.
 
-use std::sync::Arc;
-
+use mailtree_protocols::address;
+use mailtree_protocols::auth::smtpauth::SmtpAuth;
 use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::{
-    Accepted, MAX_CHUNK, MAX_REPLIES, Next, Policy, Session, Transaction,
+    Accepted, MAX_CHUNK, MAX_REPLIES, Next, Policy, Sender, Session, Transaction,
 };
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     Open(Transaction),
+    Starttls,
     Commit(Vec<u8>),
     Discard,
     Close,
@@ -29,10 +30,25 @@ pub fn policy(databytes: u64) -> Policy {
         greeting: "mx.example.com".to_owned(),
         databytes,
         recipients: 5,
-        relayclient: None,
-        rcpthosts: Arc::new(|domain| Ok(domain == b"e.c")),
-        badmailfrom: Arc::new(|path| path == b"bad@e.c"),
+        brtlimit: 0,
         localiphost: Some(([192, 0, 2, 1].into(), b"e.c".to_vec())),
+        starttls: false,
+        secured: false,
+        tls_required: false,
+        auth: None,
+        auth_in_clear: false,
+        unique: "1.2@e.c".to_owned(),
+    }
+}
+
+/// The same with STARTTLS and AUTH.
+pub fn secure_policy(databytes: u64) -> Policy {
+    Policy {
+        starttls: true,
+        auth: SmtpAuth::parse(b"+cram").ok(),
+        auth_in_clear: true,
+        brtlimit: 9,
+        ..policy(databytes)
     }
 }
 
@@ -53,6 +69,34 @@ impl Host {
             match next {
                 Next::Read if input.is_empty() => return,
                 Next::Read => assert!(read > 0, "receive stands still"),
+                Next::Starttls => {
+                    self.events.push(Event::Starttls);
+                    self.session.secured();
+                    assert!(self.session.user().is_none() && self.session.helo().is_none());
+                    assert!(self.session.transaction().is_none());
+                    return;
+                }
+                Next::Authenticate => {
+                    let user = &self.session.credentials().expect("credentials are there").user;
+                    let answer = if user == b"u" { Ok(()) } else { Err(Refusal::auth_failed()) };
+                    self.session.authenticated(answer, &mut self.out);
+                }
+                Next::Sender => {
+                    let path = &self.session.transaction().expect("a transaction is open").reverse_path;
+                    let answer = match path.as_slice() {
+                        b"bad@e.c" => Sender::RefusedAtRcpt(Refusal::badmailfrom()),
+                        b"no@e.c" => Sender::Refused(Refusal::sender_denied()),
+                        _ => Sender::Accepted,
+                    };
+                    self.session.sender(answer, &mut self.out);
+                }
+                Next::Recipient => {
+                    let path = self.session.forward_path().expect("a recipient is there").to_vec();
+                    let domain = address::split(&path).1.map(<[u8]>::to_ascii_lowercase);
+                    let ours = domain.is_none_or(|domain| domain == b"e.c");
+                    let answer = if ours { Ok(path) } else { Err(Refusal::rcpthosts()) };
+                    self.session.recipient(answer, &mut self.out);
+                }
                 Next::Open => {
                     let transaction = self.session.transaction().expect("Open without transaction");
                     check(transaction);

@@ -23,11 +23,11 @@ type Kept = HashMap<PathBuf, (Version, Arc<Cdb<Vec<u8>>>)>;
 
 /// The files.
 #[derive(Clone, Default)]
-pub(super) struct CdbFiles(Arc<Mutex<Kept>>);
+pub struct CdbFiles(Arc<Mutex<Kept>>);
 
 impl CdbFiles {
     /// The file as it is now; none if it does not exist.
-    pub(super) fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+    pub fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,0 +1,321 @@
+//! Scans against servers that answer, hang, close and talk rubbish.
+
+use std::io::Write as _;
+
+use mailtree_protocols::simscan::simcontrol::Simcontrol;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::*;
+
+const MAIL: &str = "Subject: a: b\n\nhello\n";
+
+/// What a server does with its connection.
+#[derive(Clone, Copy)]
+enum Does {
+    /// Reads clamd's stream or spamd's request to its end, then says this.
+    Answers(&'static str),
+    /// Says this at once, and closes.
+    Interrupts(&'static str),
+    /// Reads, and says nothing.
+    Hangs,
+    /// Says more than anybody reads.
+    Babbles,
+}
+
+async fn server(does: Does) -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, does));
+        }
+    });
+    Address::Tcp(address)
+}
+
+async fn serve(mut stream: TcpStream, does: Does) {
+    let mut read = Vec::new();
+    match does {
+        Does::Interrupts(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+        Does::Babbles => while stream.write_all(&[b'x'; 4096]).await.is_ok() {},
+        Does::Answers(_) | Does::Hangs => {
+            let mut buffer = [0; 4096];
+            loop {
+                let got = stream.read(&mut buffer).await.unwrap_or(0);
+                read.extend_from_slice(&buffer[..got]);
+                let done = got == 0
+                    || read.starts_with(b"zINSTREAM\0") && read.len() > 18 && read.ends_with(&[0; 4]);
+                match does {
+                    Does::Answers(text) if done => {
+                        stream.write_all(text.as_bytes()).await.unwrap();
+                        return;
+                    }
+                    _ if got == 0 => std::future::pending().await,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+struct Host {
+    home: TempDir,
+    settings: Settings,
+}
+
+impl Host {
+    async fn new(clamd: Does, spamd: Does) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            clamd: server(clamd).await,
+            spamd: server(spamd).await,
+            deadline: Duration::from_millis(700),
+            fail_open: false,
+            drop: false,
+            quarantine: None,
+            mime_limit: MIME_LIMIT,
+            versions: Versions {
+                simscan: "1.4.0".into(),
+                clamav: Some("0.103".into()),
+                spam: Some("4.0".into()),
+            },
+        };
+        Self { home, settings }
+    }
+
+    fn message(&self, mail: &str, control: &str) -> Message {
+        let file = self.home.path().join("mess");
+        let mut out = std::fs::File::create(&file).unwrap();
+        out.write_all(b"skipped").unwrap();
+        out.write_all(mail.as_bytes()).unwrap();
+        let control = Simcontrol::parse(control.as_bytes()).unwrap();
+        Message {
+            file,
+            skip: 7,
+            size: mail.len() as u64,
+            sender: b"Joe@a.example".to_vec(),
+            recipients: vec![b"b@x.example".to_vec()],
+            ip: Some("192.0.2.1".parse().unwrap()),
+            relayclient: false,
+            pid: 47,
+            options: control.evaluate(b"", []).options,
+        }
+    }
+
+    async fn scan(&self, mail: &str, control: &str) -> Scan {
+        scan(&self.settings, self.message(mail, control)).await
+    }
+}
+
+const CLEAN: Does = Does::Answers("stream: OK\0");
+const VIRUS: Does = Does::Answers("stream: Eicar FOUND\0");
+const HAM: Does = Does::Answers(
+    "SPAMD/1.1 0 EX_OK\r\nContent-length: 57\r\nSpam: False ; 1.5 / 5.0\r\n\r\nReceived: x\r\nX-Spam-Status: No,\r\n\tscore=1.5\r\nSubject: x\r\n",
+);
+const SPAM: Does =
+    Does::Answers("SPAMD/1.1 0 EX_OK\r\nSpam: True ; 15.0 / 5.0\r\n\r\nX-Spam-Flag: YES\r\n\r\n");
+
+/// The lines without what differs from run to run.
+fn lines(scan: &Scan) -> Vec<String> {
+    let took =
+        |part: &str| part.len() >= 7 && part.ends_with('s') && part[..part.len() - 1].parse::<f64>().is_ok();
+    let line = |line: &String| {
+        line.split(':').map(|part| if took(part) { "T" } else { part }).collect::<Vec<_>>().join(":")
+    };
+    scan.log.iter().map(line).collect()
+}
+
+#[tokio::test]
+async fn a_clean_message_passes_with_its_fields() {
+    let host = Host::new(CLEAN, HAM).await;
+    let scan = host.scan(MAIL, ":clam=yes,spam=yes,attach=.exe,regex=never").await;
+    assert_eq!(scan.verdict, Verdict::Pass);
+    assert_eq!(
+        lines(&scan),
+        ["simscan:[47]:CLEAN (1.50/5.00/5.00):T:a_ b:192.0.2.1:joe@a.example:b@x.example"]
+    );
+    let header = String::from_utf8(scan.header).unwrap();
+    let (received, rest) = header.split_once('\n').unwrap();
+    assert!(
+        received
+            .starts_with(&format!("Received: by simscan 1.4.0 ppid: 47, pid: {}, t: ", std::process::id()))
+    );
+    assert_eq!(
+        rest,
+        "\tscanners: regex: 1.4.0 attach: 1.4.0 clamav: 0.103 spam: 4.0\nX-Spam-Status: No,\n\tscore=1.5\n"
+    );
+}
+
+#[tokio::test]
+async fn what_is_found_is_refused() {
+    let attachment = "Content-Disposition: attachment; filename=X.exe\nSubject: a\n\n";
+    for (clamd, spamd, mail, text, line) in [
+        (VIRUS, HAM, MAIL, "Your email was rejected because it contains the Eicar virus", "VIRUS:T:Eicar"),
+        (
+            CLEAN,
+            SPAM,
+            MAIL,
+            "Your email is considered spam (15.00 spam-hits)",
+            "SPAM REJECT (15.00/5.00/12.00):T:a_ b",
+        ),
+        (
+            Does::Hangs,
+            HAM,
+            attachment,
+            "Your email was rejected because it contains a bad attachment: x.exe",
+            "ATTACH:T:x.exe",
+        ),
+        (
+            Does::Hangs,
+            Does::Hangs,
+            "\nenlarge it\n",
+            "Your email was rejected because it matches a filter (#1)",
+            "REGEX:T:#1",
+        ),
+    ] {
+        let host = Host::new(clamd, spamd).await;
+        let scan = host.scan(mail, ":clam=yes,spam=yes,spam_hits=12,attach=.exe,regex=viagra:^enlarge").await;
+        let Verdict::Reject(_, refused) = &scan.verdict else { panic!("{scan:?}") };
+        assert_eq!(refused, text);
+        let expected = format!("simscan:[47]:{line}:192.0.2.1:joe@a.example:b@x.example");
+        assert_eq!(lines(&scan).last(), Some(&expected));
+        assert_eq!(scan.header, b"");
+    }
+}
+
+#[tokio::test]
+async fn a_scanner_in_trouble_never_makes_a_message_clean() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let control = ":clam=yes,spam=yes";
+    for does in [
+        Does::Hangs,
+        Does::Babbles,
+        Does::Interrupts(""),
+        Does::Interrupts("stream: OK"),
+        Does::Interrupts("SPAMD/1.1 0 EX_OK\r\n"),
+        Does::Answers(""),
+        Does::Answers("rubbish\r\n\r\n\0"),
+        Does::Answers("INSTREAM size limit exceeded. ERROR\0"),
+        Does::Answers("SPAMD/1.1 79 EX_TIMEOUT\r\n\r\n"),
+        Does::Answers("SPAMD/1.1 0 EX_OK\r\nContent-length: 999\r\nSpam: False ; 1 / 5\r\n\r\nshort"),
+        Does::Answers("SPAMD/1.1 0 EX_OK\r\nContent-length: 99999999\r\nSpam: False ; 1 / 5\r\n\r\n"),
+    ] {
+        for clamd_fails in [true, false] {
+            let mut host =
+                if clamd_fails { Host::new(does, HAM).await } else { Host::new(CLEAN, does).await };
+            // Longer than the buffers of a connection.
+            let mail = format!("{MAIL}{}", "x".repeat(200_000));
+            let answered = matches!(does, Does::Interrupts("stream: OK"));
+            let scan = host.scan(&mail, control).await;
+            assert!(matches!(scan.verdict, Verdict::Temporary(_)) || answered && clamd_fails, "{scan:?}");
+            if !answered {
+                host.settings.fail_open = true;
+                let scan = host.scan(&mail, control).await;
+                assert_eq!(scan.verdict, Verdict::Pass);
+                assert!(scan.log.iter().any(|line| line.contains("warning")), "{scan:?}");
+            }
+        }
+    }
+    let mut host = Host::new(CLEAN, HAM).await;
+    host.settings.clamd = Address::Tcp(gone);
+    assert!(matches!(host.scan(MAIL, control).await.verdict, Verdict::Temporary(_)));
+    host.settings.clamd = Address::Unix("/nonexistent".into());
+    assert!(matches!(host.scan(MAIL, control).await.verdict, Verdict::Temporary(_)));
+}
+
+#[tokio::test]
+async fn a_hanging_spamd_takes_no_virus_through() {
+    let mut host = Host::new(VIRUS, Does::Hangs).await;
+    host.settings.fail_open = true;
+    let scan = host.scan(MAIL, ":clam=yes,spam=yes").await;
+    assert!(matches!(scan.verdict, Verdict::Reject(State::Virus, _)), "{scan:?}");
+}
+
+#[tokio::test]
+async fn a_socket_in_the_filesystem() {
+    let mut host = Host::new(CLEAN, HAM).await;
+    let path = host.home.path().join("clamd.ctl");
+    let listener = UnixListener::bind(&path).unwrap();
+    host.settings.clamd = Address::Unix(path);
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = vec![0; 10 + 4 + MAIL.len() + 4];
+        stream.read_exact(&mut read).await.unwrap();
+        stream.write_all(b"stream: Eicar FOUND\0").await.unwrap();
+        read
+    });
+    let scan = host.scan(MAIL, ":clam=yes").await;
+    assert!(matches!(scan.verdict, Verdict::Reject(State::Virus, _)), "{scan:?}");
+    let length = u32::try_from(MAIL.len()).unwrap().to_be_bytes();
+    let expected = [b"zINSTREAM\0", &length[..], MAIL.as_bytes(), &[0; 4]].concat();
+    assert_eq!(server.await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn who_may_relay_is_not_asked_for_spam() {
+    let host = Host::new(CLEAN, Does::Hangs).await;
+    let message = Message { relayclient: true, ..host.message(MAIL, ":spam=yes") };
+    let relayed = scan(&host.settings, message).await;
+    assert_eq!(relayed.verdict, Verdict::Pass);
+    assert_eq!(lines(&relayed), ["simscan:[47]:RELAYCLIENT:T:-:192.0.2.1:joe@a.example:b@x.example"]);
+    let large = host.scan(&format!("{MAIL}{}", "x".repeat(250_000)), ":spam=yes").await;
+    assert_eq!((large.verdict, large.log), (Verdict::Pass, vec![]));
+}
+
+#[tokio::test]
+async fn a_message_too_large_to_look_at_is_temporary() {
+    let mut host = Host::new(CLEAN, HAM).await;
+    host.settings.mime_limit = 10;
+    let scan = host.scan(MAIL, ":attach=.exe").await;
+    assert!(matches!(scan.verdict, Verdict::Temporary(_)), "{scan:?}");
+    assert_eq!(host.scan(MAIL, ":clam=yes").await.verdict, Verdict::Pass);
+    host.settings.fail_open = true;
+    let scan = host.scan(MAIL, ":attach=.exe").await;
+    assert_eq!(scan.verdict, Verdict::Pass);
+    assert!(scan.log[0].contains("warning"), "{scan:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_through_counts_as_bad() {
+    let host = Host::new(CLEAN, HAM).await;
+    let scan = host.scan(&"Content-Type: message/rfc822\n\n".repeat(20_000), ":attach=.exe").await;
+    assert!(matches!(scan.verdict, Verdict::Reject(State::Attach, _)), "{scan:?}");
+}
+
+#[tokio::test]
+async fn a_short_file_is_temporary() {
+    let host = Host::new(CLEAN, HAM).await;
+    for control in [":clam=yes", ":spam=yes", ":regex=x"] {
+        let mut message = host.message(MAIL, control);
+        message.size += 1;
+        let scan = scan(&host.settings, message).await;
+        assert!(matches!(scan.verdict, Verdict::Temporary(_)), "{control} {scan:?}");
+    }
+}
+
+#[tokio::test]
+async fn spam_and_viruses_leave_a_copy() {
+    use std::os::unix::fs::MetadataExt as _;
+    for (clamd, spamd, drop) in [(VIRUS, HAM, false), (CLEAN, SPAM, true)] {
+        let mut host = Host::new(clamd, spamd).await;
+        let directory = host.home.path().join("quarantine");
+        host.settings.quarantine = Some(directory.clone());
+        host.settings.drop = drop;
+        let lost = host.scan(MAIL, ":clam=yes,spam=yes").await;
+        // Without its copy a message is not dropped, but may be refused.
+        assert_eq!(matches!(lost.verdict, Verdict::Temporary(_)), drop, "{lost:?}");
+        std::fs::create_dir(&directory).unwrap();
+        let scan = host.scan(MAIL, ":clam=yes,spam=yes").await;
+        assert_eq!(matches!(scan.verdict, Verdict::Drop(State::SpamDropped)), drop, "{scan:?}");
+        let copies: Vec<_> =
+            std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(copies.len(), 1);
+        assert_eq!(std::fs::read_to_string(&copies[0]).unwrap(), MAIL);
+        assert_eq!(std::fs::metadata(&copies[0]).unwrap().mode() & 0o777, 0o600);
+    }
+    let mut host = Host::new(CLEAN, HAM).await;
+    host.settings.quarantine = Some(host.home.path().join("none"));
+    assert_eq!(host.scan(MAIL, ":clam=yes,spam=yes").await.verdict, Verdict::Pass);
+}

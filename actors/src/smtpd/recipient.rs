@@ -1,0 +1,216 @@
+//! RCPT: who may be sent to. In this order: maxrcpt, the lists of bad recipients, validrcptto, then chkuser or, without it,
+//! rcpthosts.
+
+use std::sync::Arc;
+
+use mailtree_config::control;
+use mailtree_protocols::address;
+use mailtree_protocols::badlist::log::{self, List};
+use mailtree_protocols::chkuser::event::Event;
+use mailtree_protocols::chkuser::log::Layout;
+use mailtree_protocols::chkuser::rcpt::{self, Domain, Facts, Unavailable};
+use mailtree_protocols::chkuser::session::Session;
+use mailtree_protocols::chkuser::settings::Settings;
+use mailtree_protocols::chkuser::{Mx, Step};
+use mailtree_protocols::reply::Refusal;
+use mailtree_protocols::validrcptto::Listing;
+use mailtree_protocols::vpasswd::Entry;
+
+use super::Talk;
+use super::client::Client;
+use super::sender::{on_a_list, takes_mail};
+use crate::vpopmail::Vpopmail;
+
+/// The variable that switches chkuser off in the toasters: their own clients are not checked.
+const SWITCH: &str = "RELAYCLIENT";
+
+/// chkuser in one session.
+pub(super) struct Chkuser {
+    /// One of its variables is set: without any it is as if it were not there.
+    on: bool,
+    pub(super) session: Session,
+    pub(super) layout: Layout,
+}
+
+impl Chkuser {
+    pub(super) fn new(client: &Client) -> Self {
+        Self {
+            on: client.variables.iter().any(|(name, _)| name.starts_with(b"CHKUSER_")),
+            session: Session::new(),
+            layout: match client.text("CHKUSER_LOGLAYOUT") {
+                Some("named") => Layout::Named,
+                _ => Layout::Classic,
+            },
+        }
+    }
+
+    /// What its variables say now; none if it is off. A bad one switches it on for good: nobody gets through because of a
+    /// slip of the pen.
+    pub(super) fn settings(&self, client: &Client, relays: bool) -> Option<Settings> {
+        if !self.on {
+            return None;
+        }
+        let read = |strict: bool| {
+            Settings::read(
+                &|name| match name {
+                    "RELAYCLIENT" if relays => Some(Vec::new()),
+                    "CHKUSER_START" if strict => Some(b"ALWAYS".to_vec()),
+                    name if strict && name.starts_with("CHKUSER_") => None,
+                    name => client.variables.get(name).map(<[u8]>::to_vec),
+                },
+                Some(SWITCH),
+            )
+        };
+        read(false)
+            .or_else(|error| {
+                tracing::error!("alert: chkuser: {error}");
+                read(true)
+            })
+            .ok()
+    }
+}
+
+impl Talk {
+    /// Looks at a recipient: as the queue is to have it, or why not.
+    pub(super) async fn recipient(&mut self) -> Result<Vec<u8>, Refusal> {
+        let Some(recipient) = self.session.forward_path().map(<[u8]>::to_vec) else {
+            return Err(Refusal::mail_first());
+        };
+        let relays = self.relays();
+        let count = self.session.transaction().map_or(0, |transaction| transaction.forward_paths.len());
+        if let Some(most) = self.controls.maxrcpt
+            && !self.client.is_set("DISABLE_MAXRCPT")
+            && count >= most
+        {
+            return Err(Refusal::maxrcpt());
+        }
+        let lists = [Some(&self.controls.badrcptto), (!relays).then_some(&self.controls.badrcpttonorelay)];
+        if on_a_list(lists, List::BadRcptTo, &recipient, &self.client).is_some() {
+            return Err(Refusal::recipient_denied());
+        }
+        if !relays && self.is_valid(&recipient)? {
+            self.in_rcpthosts(&recipient)?;
+            return Ok(recipient);
+        }
+        match self.chkuser.settings(&self.client, relays) {
+            Some(settings) => self.chkuser_recipient(&settings, &recipient).await?,
+            None if relays => (),
+            None => self.in_rcpthosts(&recipient)?,
+        }
+        // The value of RELAYCLIENT is appended to every recipient.
+        Ok([recipient.as_slice(), self.client.variables.get("RELAYCLIENT").unwrap_or_default()].concat())
+    }
+
+    fn in_rcpthosts(&self, recipient: &[u8]) -> Result<(), Refusal> {
+        // An address without a domain is local.
+        let (_, Some(domain)) = address::split(recipient) else { return Ok(()) };
+        match self.controls.rcpthosts.allows(&domain.to_ascii_lowercase()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::rcpthosts()),
+            Err(error) => {
+                tracing::error!("alert: unable to read controls: morercpthosts.cdb: {error}");
+                Err(Refusal::controls())
+            }
+        }
+    }
+
+    /// Whether validrcptto has the recipient. One that it has not is refused, unless chkuser is to say.
+    fn is_valid(&self, recipient: &[u8]) -> Result<bool, Refusal> {
+        let Some(list) = &self.controls.validrcptto else { return Ok(false) };
+        let listing = list.listing(recipient).map_err(|error| {
+            tracing::error!("alert: unable to read controls: morevalidrcptto.cdb: {error}");
+            Refusal::controls()
+        })?;
+        let refused = match listing {
+            Listing::Valid => return Ok(true),
+            Listing::Denied => true,
+            Listing::Unlisted => !self.chkuser.on,
+        };
+        if refused {
+            tracing::info!("{}", log::dropped(recipient, self.client.ip()));
+            return Err(Refusal::validrcptto());
+        }
+        Ok(false)
+    }
+
+    async fn chkuser_recipient(&mut self, settings: &Settings, recipient: &[u8]) -> Result<(), Refusal> {
+        let event = match self.chkuser.session.admit(settings) {
+            Some(event) => event,
+            None => self.existing(settings, recipient).await,
+        };
+        match self.conclude(settings, event, recipient).await {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    /// What chkuser says of a recipient.
+    async fn existing(&self, settings: &Settings, recipient: &[u8]) -> Event {
+        let smtputf8 = self.session.transaction().is_some_and(|transaction| transaction.smtputf8);
+        let mut mx: Option<Mx> = None;
+        loop {
+            let facts =
+                Files { controls: Arc::clone(&self.controls), vpopmail: self.smtpd.users.vpopmail.clone() };
+            let (settings, recipient) = (settings.clone(), recipient.to_vec());
+            let checked =
+                tokio::task::spawn_blocking(move || rcpt::check(&settings, &recipient, smtputf8, mx, &facts));
+            match checked.await {
+                Ok(Ok(Step::Done(event))) => return event,
+                Ok(Ok(Step::Mx(domain))) => mx = Some(takes_mail(&domain, &self.smtpd.resolver).await),
+                Ok(Err(error)) => {
+                    tracing::error!("alert: unable to check a recipient: {error}");
+                    return Event::NoAuthResource;
+                }
+                Err(error) => {
+                    tracing::error!("alert: unable to check a recipient: {error}");
+                    return Event::NoAuthResource;
+                }
+            }
+        }
+    }
+}
+
+/// The files that chkuser's questions are answered from.
+pub(super) struct Files {
+    pub(super) controls: Arc<control::Smtpd>,
+    pub(super) vpopmail: Vpopmail,
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Unavailable {
+    Unavailable(error.to_string())
+}
+
+impl Facts for Files {
+    fn in_rcpthosts(&self, domain: &[u8]) -> Result<bool, Unavailable> {
+        self.controls.rcpthosts.allows(domain).map_err(unavailable)
+    }
+
+    fn assigned(&self, domain: &[u8]) -> Result<Option<Domain>, Unavailable> {
+        self.vpopmail.domain(domain).map_err(unavailable)
+    }
+
+    fn qmail_default(&self, domain: &Domain) -> Result<Vec<u8>, Unavailable> {
+        self.vpopmail.qmail_default(domain).map_err(unavailable)
+    }
+
+    /// File aliases alone are kept here; those are `.qmail` files.
+    fn valias(&self, _: &Domain, _: &[u8]) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
+    fn dotqmail(&self, domain: &Domain, file: &[u8]) -> Result<bool, Unavailable> {
+        self.vpopmail.has_file(domain, file).map_err(unavailable)
+    }
+
+    fn vpasswd(&self, domain: &Domain, user: &[u8]) -> Result<Option<Entry>, Unavailable> {
+        self.vpopmail.user(domain, user).map_err(unavailable)
+    }
+
+    fn usage(&self, entry: &Entry) -> Result<u32, Unavailable> {
+        self.vpopmail.usage(entry).map_err(unavailable)
+    }
+
+    fn ezmlm(&self, domain: &Domain, list: &[u8]) -> Result<bool, Unavailable> {
+        self.vpopmail.has_file(domain, &[list, b"/editor"].concat()).map_err(unavailable)
+    }
+}

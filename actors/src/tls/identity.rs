@@ -1,0 +1,239 @@
+//! Who this host is: a certificate, its chain and its private key, all in one PEM file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::pem::{PemObject, SectionKind};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{Error, InconsistentKeys};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::Problem;
+use super::files;
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The file it is in.
+    pub path: PathBuf,
+    /// The DNS names it is for; its common names when it has none.
+    pub names: Vec<String>,
+    /// It is not valid before this time, in seconds since 1970.
+    pub not_before: i64,
+    /// It is not valid after this time, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// A certificate with its private key.
+pub(super) struct Identity {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) certificate: Certificate,
+}
+
+impl Identity {
+    /// The identity in a file, as OpenSSL reads it: the first certificate is the host's, the others are its chain, the
+    /// first private key (PKCS#8, PKCS#1 or SEC1) is its key, wherever it stands. `None` when there is no such file.
+    pub(super) fn read(path: &Path, provider: &CryptoProvider) -> Result<Option<Self>, Problem> {
+        let Some(pem) = files::read(path)? else { return Ok(None) };
+        let bad = |text: String| Problem::error(path, text);
+        let (chain, key) = sections(&pem).map_err(bad)?;
+        let Some(leaf) = chain.first() else { return Err(bad("no certificate".into())) };
+        let certificate = describe(path, leaf).map_err(bad)?;
+        let key = key.ok_or_else(|| bad("a certificate without a private key".into()))?;
+        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+            bad(match error {
+                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    "the private key does not belong to the first certificate".into()
+                }
+                other => format!("unusable certificate or private key: {other}"),
+            })
+        })?;
+        Ok(Some(Self { key: Arc::new(key), certificate }))
+    }
+}
+
+impl Certificate {
+    /// The problem with its validity at `now`, in seconds since 1970.
+    pub(super) fn validity(&self, now: i64) -> Option<Problem> {
+        let text = if now > self.not_after {
+            format!("the certificate expired at {}", time(self.not_after))
+        } else if now < self.not_before {
+            format!("the certificate is not valid before {}", time(self.not_before))
+        } else {
+            return None;
+        };
+        Some(Problem { expires: Some(self.not_after), ..Problem::error(&self.path, text) })
+    }
+
+    /// Whether it is for `host`, in lower case; `*.example.org` in it is for every `label.example.org`.
+    pub(super) fn covers(&self, host: &str) -> bool {
+        let above = host.split_once('.').map(|(_, above)| above);
+        self.names.iter().any(|name| {
+            let name = name.to_ascii_lowercase();
+            name == host || name.strip_prefix("*.").is_some_and(|parent| Some(parent) == above)
+        })
+    }
+}
+
+/// A time as RFC 3339 has it.
+pub(super) fn time(unix: i64) -> String {
+    jiff::Timestamp::from_second(unix).map_or_else(|_| unix.to_string(), |time| time.to_string())
+}
+
+type Sections = (Vec<CertificateDer<'static>>, Option<PrivateKeyDer<'static>>);
+
+fn sections(pem: &[u8]) -> Result<Sections, String> {
+    let encrypted = |line: &[u8]| {
+        line.starts_with(b"-----BEGIN ENCRYPTED ") || line.starts_with(b"Proc-Type: 4,ENCRYPTED")
+    };
+    if pem.split(|&byte| byte == b'\n').any(encrypted) {
+        return Err("the private key is encrypted; nobody is here to type its passphrase".into());
+    }
+    let (mut chain, mut key) = (Vec::new(), None);
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
+        let (kind, der) = section.map_err(|error| format!("no PEM: {error}"))?;
+        match kind {
+            SectionKind::Certificate => chain.push(CertificateDer::from(der)),
+            kind => key = key.or_else(|| PrivateKeyDer::from_pem(kind, der)),
+        }
+    }
+    Ok((chain, key))
+}
+
+fn describe(path: &Path, leaf: &CertificateDer<'_>) -> Result<Certificate, String> {
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| format!("no certificate: {error}"))?;
+    let alternatives = leaf.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.iter().flat_map(|extension| &extension.value.general_names);
+    let mut names: Vec<_> = alternatives
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        let common = leaf.subject().iter_common_name();
+        names = common.filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+    }
+    let validity = leaf.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok(Certificate { path: path.to_owned(), names, not_before, not_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+
+    use super::*;
+    use crate::tls::testing::Authority;
+
+    fn read(pem: &str) -> Result<Option<Identity>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("servercert.pem");
+        fs::write(&path, pem).unwrap();
+        Identity::read(&path, &default_provider()).map_err(|problem| {
+            assert_eq!(problem.path, path);
+            assert!(!problem.warning);
+            problem.text
+        })
+    }
+
+    /// The key inside a PKCS#8 wrapper, in its older form.
+    fn unwrapped(key: &KeyPair, label: &str) -> String {
+        let pkcs8 = key.serialize_der();
+        let (_, wrapper) = x509_parser::der_parser::parse_der(&pkcs8).unwrap();
+        let inner = wrapper.as_sequence().unwrap()[2].as_slice().unwrap();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(inner))
+    }
+
+    #[test]
+    fn a_key_is_read_in_every_form_and_place() {
+        let ec = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let params = CertificateParams::new(["mail.example.org".to_owned()]).unwrap();
+        let for_ec = params.self_signed(&ec).unwrap().pem();
+        let for_rsa = params.self_signed(&rsa).unwrap().pem();
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let table = [
+            format!("{for_ec}{}", ec.serialize_pem()),
+            format!("{}{for_ec}", ec.serialize_pem()),
+            format!("{for_ec}{for_rsa}{}", ec.serialize_pem()),
+            format!("Bag Attributes\n{}{for_rsa}", rsa.serialize_pem()).replace('\n', "\r\n"),
+            format!("{}{for_rsa}", unwrapped(&rsa, "RSA PRIVATE KEY")),
+            format!("{parameters}{}{for_ec}", unwrapped(&ec, "EC PRIVATE KEY")),
+        ];
+        for (number, pem) in table.iter().enumerate() {
+            let identity = read(pem).unwrap_or_else(|error| panic!("{number}: {error}")).unwrap();
+            assert_eq!(identity.certificate.names, ["mail.example.org"]);
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_told_from_another() {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(["a.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        let key = key.serialize_pem();
+        let junk = "-----BEGIN CERTIFICATE-----\nanVuaw==\n-----END CERTIFICATE-----\n";
+        let table = [
+            (String::new(), "no certificate"),
+            (key.clone(), "no certificate"),
+            (certificate.clone(), "a certificate without a private key"),
+            (format!("{certificate}{other}"), "the private key does not belong to the first certificate"),
+            (format!("{junk}{key}"), "no certificate: "),
+            (
+                format!("{certificate}{}", key.replace(" PRIVATE", " ENCRYPTED PRIVATE")),
+                "the private key is encr",
+            ),
+            (certificate.replace("-----END", "-----"), "no PEM: "),
+        ];
+        for (pem, expected) in table {
+            let error = read(&pem).err().unwrap();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn validity_has_two_ends() {
+        let authority = Authority::new();
+        let identity = read(&authority.identity_between(&["a.example"], 2020, 2021)).unwrap().unwrap();
+        let certificate = identity.certificate;
+        let problem = |now| certificate.validity(now).map(|problem| problem.text);
+        assert_eq!(problem(1_590_000_000), None);
+        assert_eq!(
+            problem(1_577_836_799).as_deref(),
+            Some("the certificate is not valid before 2020-01-01T00:00:00Z")
+        );
+        assert_eq!(
+            problem(1_609_459_201).as_deref(),
+            Some("the certificate expired at 2021-01-01T00:00:00Z")
+        );
+        assert_eq!(certificate.validity(1_700_000_000).unwrap().expires, Some(1_609_459_200));
+    }
+
+    #[test]
+    fn a_name_covers_itself_or_one_label() {
+        let names = ["Mail.Example.org", "*.example.net"].map(str::to_owned).into();
+        let certificate = Certificate { path: PathBuf::new(), names, not_before: 0, not_after: 0 };
+        let table = [
+            ("mail.example.org", true),
+            ("example.org", false),
+            ("a.example.net", true),
+            ("*.example.net", true),
+            ("a.b.example.net", false),
+            ("example.net", false),
+            ("*.example.org", false),
+        ];
+        for (host, expected) in table {
+            assert_eq!(certificate.covers(host), expected, "{host}");
+        }
+    }
+}

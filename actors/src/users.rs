@@ -1,0 +1,261 @@
+//! users: who may say that he is who (vchkpw). Passwords are checked on threads of their own, at low priority: a flood of
+//! logins must not slow the mail.
+//!
+//! Owns: the threads. Asks: nobody. Asked by: sessions. Dies when: a thread cannot be started. After a restart: guessing is
+//! still remembered; checks that were under way are answered on the old threads.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mailtree_config::network::Network;
+use mailtree_protocols::auth::throttle::{self, Attempt, Limits, Throttle};
+use mailtree_protocols::auth::vchkpw::{self, Login, Outcome, Service};
+use mailtree_protocols::auth::{Credentials, Proof};
+use mailtree_protocols::vpasswd::flag;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::permit::{Permit, Permits};
+use crate::service::StartError;
+use crate::vpopmail::Vpopmail;
+
+/// How much nicer the threads are than the rest of the host.
+const NICE: i32 = 10;
+
+/// The users as sessions reach them.
+#[derive(Clone)]
+pub struct Users {
+    /// The domains.
+    pub vpopmail: Vpopmail,
+    threads: Arc<ArcSwapOption<Threads>>,
+    throttle: Arc<Mutex<Throttle>>,
+    allow: Arc<ArcSwap<Vec<Network>>>,
+    begin: Instant,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// The client.
+    pub ip: IpAddr,
+    /// The port it came to.
+    pub port: u16,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The client is a user.
+    Accepted {
+        /// No flag of the user forbids relaying.
+        relays: bool,
+    },
+    /// It is not.
+    Refused,
+    /// Nobody can say now, or the client guesses too fast.
+    Temporary,
+}
+
+impl Users {
+    /// The users of these domains. Nobody can be checked before the service runs.
+    #[must_use]
+    pub fn new(vpopmail: Vpopmail) -> Self {
+        Self {
+            vpopmail,
+            threads: Arc::default(),
+            throttle: Arc::new(Mutex::new(Throttle::new(Limits::default(), rand::random()))),
+            allow: Arc::default(),
+            begin: Instant::now(),
+        }
+    }
+
+    /// Checks credentials against the domains' vpasswd. The client waits as long as its guessing asks for.
+    pub async fn vchkpw(&self, credentials: &Credentials, asker: Asker, default_domain: &str) -> Verdict {
+        let login = Login::parse(&credentials.user, Some(default_domain.as_bytes()));
+        let service = Service::of_port(asker.port);
+        let login = match login {
+            Ok(login) => login,
+            Err(outcome) => return self.told(outcome, &service, &credentials.user, credentials, asker),
+        };
+        let account = login.address();
+        if !self.wait(&account, asker.ip).await {
+            return Verdict::Temporary;
+        }
+        let users = self.clone();
+        let (job, job_service, whose) = (credentials.clone(), service.clone(), login);
+        let decided = self.on_a_thread(move || users.decide(&whose, &job, &job_service)).await;
+        let (outcome, relays) = match decided {
+            Some(Ok(decided)) => decided,
+            Some(Err(error)) => {
+                let name = String::from_utf8_lossy(&account).escape_default().to_string();
+                tracing::error!("alert: unable to check the password of {name}: {error}");
+                return Verdict::Temporary;
+            }
+            None => return Verdict::Temporary,
+        };
+        self.remember(&account, credentials, asker.ip, outcome == Outcome::Success);
+        match self.told(outcome, &service, &account, credentials, asker) {
+            Verdict::Accepted { .. } => Verdict::Accepted { relays },
+            other => other,
+        }
+    }
+
+    /// Waits as long as the guessing at this account, and from this network, asks for. `false`: too much of it.
+    pub async fn wait(&self, account: &[u8], ip: IpAddr) -> bool {
+        let verdict = self.lock().before(&self.attempt(account, ip));
+        match verdict {
+            throttle::Verdict::Go => true,
+            throttle::Verdict::Wait(milliseconds) => {
+                count("slowed");
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                true
+            }
+            throttle::Verdict::Refuse => {
+                count("throttled");
+                let name = account.escape_ascii();
+                tracing::warn!("qmail-smtpd: warning: too many wrong passwords for {name} or from {ip}");
+                false
+            }
+        }
+    }
+
+    /// Remembers how a check ended.
+    pub fn remember(&self, account: &[u8], credentials: &Credentials, ip: IpAddr, success: bool) {
+        let attempt = self.attempt(account, ip);
+        if success {
+            self.lock().succeeded(&attempt);
+        } else {
+            let password = match &credentials.proof {
+                Proof::Password(password) => Some(password.as_slice()),
+                Proof::Cram { .. } => None,
+            };
+            self.lock().failed(&attempt, password);
+        }
+    }
+
+    fn attempt<'a>(&self, account: &'a [u8], client: IpAddr) -> Attempt<'a> {
+        let allowed = self.allow.load().iter().any(|network| network.contains(client));
+        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Attempt { account, client, allowed, now }
+    }
+
+    /// Logs an outcome as vchkpw does.
+    fn told(
+        &self,
+        outcome: Outcome,
+        service: &Service,
+        name: &[u8],
+        credentials: &Credentials,
+        asker: Asker,
+    ) -> Verdict {
+        tracing::info!("{}", outcome.log(service, name, &credentials.proof, asker.ip));
+        let (result, verdict) = match outcome {
+            Outcome::Success => ("success", Verdict::Accepted { relays: true }),
+            Outcome::Denied => ("denied", Verdict::Refused),
+            _ => ("refused", Verdict::Refused),
+        };
+        count(result);
+        verdict
+    }
+
+    /// The outcome, and whether the user may relay. Blocks.
+    fn decide(
+        &self,
+        login: &Login,
+        credentials: &Credentials,
+        service: &Service,
+    ) -> Result<(Outcome, bool), String> {
+        let entry = match self.vpopmail.domain(&login.domain).map_err(|error| error.to_string())? {
+            Some(domain) => self.vpopmail.user(&domain, &login.user).map_err(|error| error.to_string())?,
+            None => None,
+        };
+        let relays = entry.as_ref().is_some_and(|entry| entry.flags & flag::NO_RELAY == 0);
+        let outcome =
+            vchkpw::decide(entry.as_ref(), credentials, service).map_err(|error| error.to_string())?;
+        Ok((outcome, relays))
+    }
+
+    async fn on_a_thread<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let threads = self.threads.load_full()?;
+        let Some(permit) = threads.waiting.try_acquire() else {
+            count("busy");
+            return None;
+        };
+        let (reply, answer) = oneshot::channel();
+        let run = Box::new(move || {
+            // A client that has gone needs no answer.
+            drop(reply.send(job()));
+        });
+        threads.jobs.try_send(Job { run, _permit: permit }).ok()?;
+        answer.await.ok()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(result: &'static str) {
+    metrics::counter!("mailtree_auth_total", "result" => result).increment(1);
+}
+
+/// The way to the threads.
+struct Threads {
+    jobs: Sender<Job>,
+    waiting: Permits,
+}
+
+struct Job {
+    run: Box<dyn FnOnce() + Send>,
+    _permit: Permit,
+}
+
+fn work(jobs: &Receiver<Job>) {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
+        tracing::warn!("warning: unable to lower the priority of a thread: {error}");
+    }
+    while let Ok(job) = jobs.recv() {
+        (job.run)();
+    }
+}
+
+/// The service.
+pub struct Vchkpw;
+
+/// What it needs.
+pub struct Arguments {
+    /// Where it will be reached.
+    pub users: Users,
+    /// Threads that check passwords.
+    pub threads: usize,
+    /// Passwords that may wait.
+    pub waiting: usize,
+    /// Networks that are not slowed.
+    pub allow: Vec<Network>,
+}
+
+impl Actor for Vchkpw {
+    type Msg = ();
+    type State = ();
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, _: ActorRef<()>, arguments: Arguments) -> Result<(), ActorProcessingErr> {
+        let Arguments { users, threads, waiting, allow } = arguments;
+        let (sender, receiver) = bounded(waiting);
+        for n in 0..threads {
+            let receiver = receiver.clone();
+            std::thread::Builder::new()
+                .name(format!("vchkpw {n}"))
+                .spawn(move || work(&receiver))
+                .map_err(|error| StartError::Temporary(format!("unable to start a thread: {error}")))?;
+        }
+        users.allow.store(Arc::new(allow));
+        let waiting = Permits::new("passwords", waiting);
+        users.threads.store(Some(Arc::new(Threads { jobs: sender, waiting })));
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! What stands between an SMTP session and the queue: passwords, scanners, programs.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{joined_texts, shown};
+use crate::default;
+use crate::network::Network;
+use crate::unit;
+
+/// Checking passwords.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// Threads that check passwords, 1 to 64.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 64>")]
+    pub threads: usize,
+    /// Passwords that wait to be checked, 1 to 10000; one more is answered with 454.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 10_000>")]
+    pub waiting: usize,
+    /// Networks whose wrong passwords are not slowed down.
+    #[serde(deserialize_with = "unit::texts")]
+    pub allow: Vec<Network>,
+}
+
+/// The scanners that simscan asks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scanners {
+    /// Where clamd listens.
+    #[serde(deserialize_with = "unit::text")]
+    pub clamd: Scanner,
+    /// Where spamd listens.
+    #[serde(deserialize_with = "unit::text")]
+    pub spamd: Scanner,
+    /// Messages scanned at once, 1 to 1000.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 1000>")]
+    pub at_once: usize,
+    /// A message that waits or is scanned longer is answered with 451, 1 s to 3600 s.
+    #[serde(deserialize_with = "unit::time::<_, 1, 3600>")]
+    pub deadline: Duration,
+    /// Whether a message goes on unscanned when a scanner cannot be asked.
+    pub fail_open: bool,
+    /// Directory for copies of messages refused for a virus or as spam; relative to the home. `None`: no copies.
+    #[serde(deserialize_with = "unit::optional_path")]
+    pub quarantine: Option<PathBuf>,
+}
+
+/// Where a scanner listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scanner {
+    /// Address and port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl FromStr for Scanner {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.starts_with('/') {
+            Ok(Self::Unix(text.into()))
+        } else {
+            text.parse().map(Self::Tcp).map_err(drop)
+        }
+    }
+}
+
+impl fmt::Display for Scanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl unit::Allowed for Scanner {
+    const ALLOWED: &'static str =
+        "an address and a port (\"127.0.0.1:3310\"), or the absolute path of a socket";
+}
+
+/// Programs run for SMTP sessions: QMAILQUEUE and checkpassword.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Programs {
+    /// Programs at once, 1 to 1000.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 1000>")]
+    pub at_once: usize,
+    /// A program that runs longer is killed, 1 s to 3600 s.
+    #[serde(deserialize_with = "unit::time::<_, 1, 3600>")]
+    pub deadline: Duration,
+    /// Address space of a program in bytes (softlimit -a); 0: no limit.
+    #[serde(deserialize_with = "unit::bytes")]
+    pub memory: u64,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { threads: default::AUTH_THREADS, waiting: default::AUTH_WAITING, allow: Vec::new() }
+    }
+}
+
+impl Default for Scanners {
+    fn default() -> Self {
+        Self {
+            clamd: Scanner::Tcp(default::CLAMD),
+            spamd: Scanner::Tcp(default::SPAMD),
+            at_once: default::SCANNERS_AT_ONCE,
+            deadline: default::SCANNERS_DEADLINE,
+            fail_open: false,
+            quarantine: None,
+        }
+    }
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self {
+            at_once: default::PROGRAMS_AT_ONCE,
+            deadline: default::PROGRAMS_DEADLINE,
+            memory: default::PROGRAMS_MEMORY,
+        }
+    }
+}
+
+impl Auth {
+    pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
+        add("auth.threads", self.threads.to_string());
+        add("auth.waiting", self.waiting.to_string());
+        add("auth.allow", joined_texts(&self.allow));
+    }
+}
+
+impl Scanners {
+    pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
+        add("scanners.clamd", self.clamd.to_string());
+        add("scanners.spamd", self.spamd.to_string());
+        add("scanners.at_once", self.at_once.to_string());
+        add("scanners.deadline", shown(self.deadline));
+        add("scanners.fail_open", self.fail_open.to_string());
+        let quarantine =
+            self.quarantine.as_ref().map_or_else(|| "none".to_owned(), |dir| dir.display().to_string());
+        add("scanners.quarantine", quarantine);
+    }
+}
+
+impl Programs {
+    pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
+        add("programs.at_once", self.at_once.to_string());
+        add("programs.deadline", shown(self.deadline));
+        add("programs.memory", self.memory.to_string());
+    }
+}

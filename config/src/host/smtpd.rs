@@ -1,0 +1,137 @@
+//! A service of SMTP: what stands in the run script of a qmail-smtpd.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer};
+
+use super::joined_texts;
+use crate::default;
+use crate::network::Network;
+use crate::unit;
+
+/// SMTP in.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Smtpd {
+    /// Addresses to listen on. Port 0 is a port the system chooses.
+    #[serde(deserialize_with = "unit::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// Connections at once, 1 to 65000 (tcpserver -c); `None`: `control/concurrencyincoming` says it.
+    #[serde(deserialize_with = "unit::optional_ranged::<_, _, 1, 65000>")]
+    pub concurrency: Option<usize>,
+    /// Connections from one address at once, 1 to 65000.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 65000>")]
+    pub per_ip: usize,
+    /// Networks that `per_ip` does not bind.
+    #[serde(deserialize_with = "unit::texts")]
+    pub unlimited: Vec<Network>,
+    /// Recipients of one transaction, 1 to 100000.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 100_000>")]
+    pub recipients: usize,
+    /// Compiled tcprules; relative to the home (tcpserver -x).
+    #[serde(deserialize_with = "unit::path")]
+    pub rules: PathBuf,
+    /// Whether the names of clients are looked up.
+    pub reverse_dns: ReverseDns,
+    /// Clients that say with the PROXY protocol for whom they connect.
+    #[serde(deserialize_with = "unit::texts")]
+    pub proxies: Vec<Network>,
+    /// The arguments of rblsmtpd, without the program; none: no rblsmtpd.
+    #[serde(deserialize_with = "unit::words")]
+    pub rblsmtpd: Vec<String>,
+    /// Environment of the service, as a run script exports it; the rules may set the same variables for a client.
+    #[serde(deserialize_with = "environment")]
+    pub environment: Vec<(String, String)>,
+    /// Whether AUTH is offered without TLS too.
+    pub auth_in_clear: bool,
+    /// A checkpassword program with its arguments; none: the users of the virtual domains.
+    #[serde(deserialize_with = "unit::words")]
+    pub checkpassword: Vec<String>,
+}
+
+/// Whether the names of clients are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReverseDns {
+    /// No (tcpserver -H).
+    Off,
+    /// Yes (tcpserver -h).
+    On,
+    /// Yes, and a name whose addresses do not hold the client's is no name (tcpserver -p).
+    Paranoid,
+}
+
+impl ReverseDns {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Paranoid => "paranoid",
+        }
+    }
+}
+
+impl Default for Smtpd {
+    fn default() -> Self {
+        Self {
+            listen: vec![default::SMTPD_LISTEN],
+            concurrency: None,
+            per_ip: default::PER_IP,
+            unlimited: default::UNLIMITED.iter().filter_map(|text| text.parse().ok()).collect(),
+            recipients: default::RECIPIENTS,
+            rules: default::RULES.into(),
+            reverse_dns: ReverseDns::Off,
+            proxies: Vec::new(),
+            rblsmtpd: Vec::new(),
+            environment: Vec::new(),
+            auth_in_clear: false,
+            checkpassword: Vec::new(),
+        }
+    }
+}
+
+impl Smtpd {
+    /// Gives every field with its value as text.
+    pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
+        add("listen", joined_texts(&self.listen));
+        add(
+            "concurrency",
+            match self.concurrency {
+                Some(number) => number.to_string(),
+                None => "control/concurrencyincoming".to_owned(),
+            },
+        );
+        add("per_ip", self.per_ip.to_string());
+        add("unlimited", joined_texts(&self.unlimited));
+        add("recipients", self.recipients.to_string());
+        add("rules", self.rules.display().to_string());
+        add("reverse_dns", self.reverse_dns.as_str().to_owned());
+        add("proxies", joined_texts(&self.proxies));
+        add("rblsmtpd", self.rblsmtpd.join(" "));
+        let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        add("environment", environment.collect::<Vec<_>>().join(", "));
+        add("auth_in_clear", self.auth_in_clear.to_string());
+        add("checkpassword", self.checkpassword.join(" "));
+    }
+}
+
+fn environment<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(String, String)>, D::Error> {
+    let environment = unit::ordered::<D, String>(input, |name| {
+        let fits = (1..=64).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !name.as_bytes()[0].is_ascii_digit();
+        if fits {
+            Ok(())
+        } else {
+            Err(format!("\"{name}\" is not the name of a variable; allowed: 1 to 64 of A-Z a-z 0-9 _"))
+        }
+    })?;
+    if let Some((name, _)) = environment.iter().find(|(_, value)| value.contains('\0') || value.len() > 4096)
+    {
+        return Err(serde::de::Error::custom(format!(
+            "the value of {name} is not allowed; allowed: up to 4096 bytes without NUL"
+        )));
+    }
+    Ok(environment)
+}

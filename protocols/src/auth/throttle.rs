@@ -1,0 +1,215 @@
+//! Slows the guessing of passwords.
+//!
+//! Failures are counted for the account and for the network they come from: an IPv4 address, or an IPv6 /64, which is
+//! what one site gets. (A wider IPv4 network would make strangers answer for each other.) One failure is forgotten each
+//! [`Limits::forget`]. Beyond a number that is free each further failure doubles the wait, and after the longest wait
+//! attempts are refused until enough is forgotten.
+//!
+//! What keeps this fair: a network on the allow-list is never slowed; the same wrong password again, as from a device
+//! that was not told the new one, counts once; and a network from which the account's password was right before is
+//! held to its own failures only, so that others' guessing locks nobody out of where he usually is.
+//!
+//! What keeps this safe: all memory is taken at the start and never grows. Failures stand in a count-min sketch, which
+//! drops nothing but with time: no number of other failures, accounts or networks makes a record smaller. A flood of
+//! them makes other records larger instead, so it slows strangers and never helps a guesser. A success clears nothing
+//! either: otherwise a guesser would clear his network's record with an account of his own, or the owner's mail reader
+//! that of the account. Records of successes are replaced, the oldest first, only by those of the same few accounts,
+//! which cost a right password each; a wrong password that is no longer known counts again. All places in the tables
+//! depend on a random key, so none can be aimed at.
+
+mod tables;
+
+use std::net::IpAddr;
+
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+
+use tables::{Recent, Sketch};
+
+/// How fast and how far; times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// So many failures of an account are free.
+    pub account_free: u32,
+    /// So many failures of a network are free; many users may share one.
+    pub network_free: u32,
+    /// The first wait; each further failure doubles it.
+    pub first_wait: u64,
+    /// The longest wait; after it attempts are refused.
+    pub longest_wait: u64,
+    /// In this time one failure is forgotten. At least 1.
+    pub forget: u64,
+    /// So many failures are remembered of an account or a network: an attack is over after this number times `forget`.
+    pub remembered: u32,
+    /// So long a success speaks for the network it came from, and a wrong password is known as one that was counted.
+    pub trust: u64,
+}
+
+impl Default for Limits {
+    /// Waits of 1 to 30 seconds from the 4th failure of an account and the 11th of a network; one failure is forgotten
+    /// in 5 minutes, so a guesser gets 288 guesses a day at one account; the heaviest attack is forgotten in 3 hours;
+    /// trust lasts 30 days.
+    fn default() -> Self {
+        Self {
+            account_free: 3,
+            network_free: 10,
+            first_wait: 1_000,
+            longest_wait: 30_000,
+            forget: 5 * 60_000,
+            remembered: 36,
+            trust: 30 * 24 * 3_600_000,
+        }
+    }
+}
+
+/// Whether a password is verified now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// At once.
+    Go,
+    /// After so many milliseconds.
+    Wait(u64),
+    /// Not at all: the client is told to try again later, whatever its password.
+    Refuse,
+}
+
+/// Who tries, whence and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// `user@domain`, whether it exists or not; case does not count.
+    pub account: &'a [u8],
+    /// Address of the client.
+    pub client: IpAddr,
+    /// The client's network is on the allow-list.
+    pub allowed: bool,
+    /// Milliseconds of a clock that does not go back.
+    pub now: u64,
+}
+
+/// What is remembered of failures and successes. About 5 MiB, whatever happens.
+pub struct Throttle {
+    limits: Limits,
+    key: [u8; 16],
+    accounts: Sketch,
+    networks: Sketch,
+    /// Networks of successes, by account.
+    trusted: Recent,
+    /// Wrong passwords that were counted, by account and network.
+    counted: Recent,
+}
+
+// The key reaches no log: it would undo the hashes.
+impl std::fmt::Debug for Throttle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Throttle").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Throttle {
+    /// Remembers nothing yet. `key` is random and never told.
+    pub fn new(limits: Limits, key: [u8; 16]) -> Self {
+        Self {
+            limits,
+            key,
+            accounts: Sketch::new(),
+            networks: Sketch::new(),
+            trusted: Recent::new(),
+            counted: Recent::new(),
+        }
+    }
+
+    /// Asked once for each proof, before it is verified.
+    ///
+    /// Attempts that run at the same time do not see each other's failures: their number is for the limits of
+    /// connections. All of them are counted, so they only take what later attempts would have got.
+    pub fn before(&self, attempt: &Attempt<'_>) -> Verdict {
+        if attempt.allowed {
+            return Verdict::Go;
+        }
+        let (account, network) = self.keys(attempt);
+        let failures =
+            |table: &Sketch, key| table.until(key).saturating_sub(attempt.now).div_ceil(self.forget());
+        let of_network = failures(&self.networks, network).saturating_sub(self.limits.network_free.into());
+        let trusted = self.hash(b"trusted", &[account, network]);
+        let of_account = if self.trusted.contains(account, trusted, attempt.now) {
+            0
+        } else {
+            failures(&self.accounts, account).saturating_sub(self.limits.account_free.into())
+        };
+        self.verdict(of_account.max(of_network))
+    }
+
+    fn verdict(&self, failures: u64) -> Verdict {
+        let (first, longest) = (self.limits.first_wait, self.limits.longest_wait);
+        let doubled = |times: u64| first.saturating_mul(1 << times.min(32));
+        match failures {
+            0 => Verdict::Go,
+            1 => Verdict::Wait(first.min(longest)),
+            n if doubled(n - 2) < longest => Verdict::Wait(doubled(n - 1).min(longest)),
+            _ => Verdict::Refuse,
+        }
+    }
+
+    /// A proof was wrong, or there is no such user. `password` is kept as a short keyed hash only; nothing with
+    /// CRAM-MD5, where it is not known.
+    pub fn failed(&mut self, attempt: &Attempt<'_>, password: Option<&[u8]>) {
+        if attempt.allowed {
+            return;
+        }
+        let (account, network) = self.keys(attempt);
+        if let Some(password) = password {
+            let place = self.hash(b"counted", &[account, network]);
+            let password = self.digest(b"password", &[&place.to_le_bytes(), password]);
+            let known = self.counted.contains(place, password, attempt.now);
+            self.counted.insert(place, password, attempt.now.saturating_add(self.limits.trust));
+            if known {
+                return;
+            }
+        }
+        let forget = self.forget();
+        let most = attempt.now.saturating_add(forget.saturating_mul(self.limits.remembered.into()));
+        for (table, key) in [(&mut self.accounts, account), (&mut self.networks, network)] {
+            let until = table.until(key).max(attempt.now).saturating_add(forget);
+            table.raise(key, until.min(most));
+        }
+    }
+
+    /// A proof was right.
+    pub fn succeeded(&mut self, attempt: &Attempt<'_>) {
+        let (account, network) = self.keys(attempt);
+        let trusted = self.hash(b"trusted", &[account, network]);
+        self.trusted.insert(account, trusted, attempt.now.saturating_add(self.limits.trust));
+    }
+
+    fn forget(&self) -> u64 {
+        self.limits.forget.max(1)
+    }
+
+    /// The keys of the account and of the network.
+    fn keys(&self, attempt: &Attempt<'_>) -> (u64, u64) {
+        let account = self.digest(b"account", &[&attempt.account.to_ascii_lowercase()]);
+        let network = match attempt.client.to_canonical() {
+            IpAddr::V4(address) => self.digest(b"network", &[&address.octets()]),
+            IpAddr::V6(address) => self.digest(b"network", &[&address.octets()[..8]]),
+        };
+        (account, network)
+    }
+
+    fn hash(&self, purpose: &[u8], keys: &[u64]) -> u64 {
+        let keys: Vec<u8> = keys.iter().flat_map(|key| key.to_le_bytes()).collect();
+        self.digest(purpose, &[&keys])
+    }
+
+    /// HMAC-MD5 under the random key, cut to 8 bytes.
+    fn digest(&self, purpose: &[u8], parts: &[&[u8]]) -> u64 {
+        let Ok(mut mac) = Hmac::<Md5>::new_from_slice(&self.key) else { return 0 };
+        for part in [purpose].iter().chain(parts) {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+    }
+}
+
+#[cfg(test)]
+mod tests;

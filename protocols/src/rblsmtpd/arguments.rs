@@ -1,0 +1,109 @@
+//! The command line of rblsmtpd (rblsmtpd.c), without the program it runs.
+
+use super::conversation::TIMEOUT;
+use super::decision::Options;
+use super::source::{self, Source};
+
+/// The greatest `-t`: an hour.
+const TIMEOUT_MAX: u64 = 3600;
+
+/// More lists than these nobody asks for every client.
+const SOURCES_MAX: usize = 32;
+
+/// What the command line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// Which lists are asked, and what they decide.
+    pub options: Options,
+    /// Seconds the conversation with a rejected client may take; 0: it is told once (`-t`).
+    pub timeout: u64,
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not an option.
+    #[error(
+        "`{0}` is not allowed; allowed: -b -B -c -C, -t SECONDS, -r BASE, -r \"BASE:TEXT %IP%\", -a BASE"
+    )]
+    Option(String),
+    /// An option without what must follow it.
+    #[error("`{0}` is the last word; something must follow it")]
+    Missing(String),
+    /// Not a number of seconds.
+    #[error("`-t {0}` is not allowed; allowed: 0 to {TIMEOUT_MAX}")]
+    Timeout(String),
+    /// Not a list.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// Too many lists.
+    #[error("too many lists; allowed: {SOURCES_MAX}")]
+    Many,
+}
+
+impl Arguments {
+    /// Reads the words. A value may stand in the word of its option (`-t5`) or in the next.
+    pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Self, Error> {
+        let mut arguments = Self { options: Options::default(), timeout: TIMEOUT };
+        let mut words = words.iter().map(AsRef::as_ref);
+        while let Some(word) = words.next() {
+            let options = &mut arguments.options;
+            let mut value = |letter: &str| match word.strip_prefix(letter) {
+                Some("") => words.next().map(str::to_owned).ok_or_else(|| Error::Missing(letter.to_owned())),
+                Some(value) => Ok(value.to_owned()),
+                None => Err(Error::Option(word.to_owned())),
+            };
+            match word.get(..2) {
+                Some("-b") if word.len() == 2 => options.bounce = true,
+                Some("-B") if word.len() == 2 => options.bounce = false,
+                Some("-c") if word.len() == 2 => options.fail_closed = true,
+                Some("-C") if word.len() == 2 => options.fail_closed = false,
+                Some("-r") => options.sources.push(Source::rbl(&value("-r")?)?),
+                Some("-a") => options.sources.push(Source::antirbl(&value("-a")?)?),
+                Some("-t") => {
+                    let text = value("-t")?;
+                    let seconds = text.parse().ok().filter(|seconds| *seconds <= TIMEOUT_MAX);
+                    arguments.timeout = seconds.ok_or(Error::Timeout(text))?;
+                }
+                _ => return Err(Error::Option(word.to_owned())),
+            }
+            if arguments.options.sources.len() > SOURCES_MAX {
+                return Err(Error::Many);
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines() {
+        let parsed =
+            Arguments::parse(&["-b", "-c", "-t5", "-r", "a.test", "-ab.test", "-r", "c.test:see %IP%"]);
+        let parsed = parsed.unwrap();
+        assert!(parsed.options.bounce && parsed.options.fail_closed);
+        assert_eq!(parsed.timeout, 5);
+        let bases: Vec<_> = parsed.options.sources.iter().map(Source::base).collect();
+        assert_eq!(bases, ["a.test", "b.test", "c.test"]);
+        let off = Arguments::parse(&["-b", "-c", "-B", "-C", "-t", "0"]).unwrap();
+        assert_eq!(off, Arguments { options: Options::default(), timeout: 0 });
+    }
+
+    #[test]
+    fn bad_command_lines() {
+        for (words, text) in [
+            (&["x"][..], "`x` is not allowed"),
+            (&["-bc"], "`-bc` is not allowed"),
+            (&["-r"], "`-r` is the last word"),
+            (&["-t", "x"], "`-t x` is not allowed; allowed: 0 to 3600"),
+            (&["-r", "no domain"], "`no domain` is no base of a list"),
+        ] {
+            let error = Arguments::parse(words).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{words:?}: {error}");
+        }
+        assert_eq!(Arguments::parse(&["-ra.test"; 33]), Err(Error::Many));
+    }
+}
