@@ -3,36 +3,28 @@
 //! Each start of a service reads `host.ron` again, as a run script would; a file that has become bad keeps the last good
 //! one, and says so.
 
+pub(crate) mod front;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::exporter::{self, Exporter};
 use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Lines, Log};
-use mailtree_actors::permit::Permits;
-use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
 use mailtree_actors::resolver::{self, Dns, Resolver};
 use mailtree_actors::service::{StartError, Started};
-use mailtree_actors::simscan;
-use mailtree_actors::smtpd::Smtpd;
 use mailtree_actors::tcpserver::{self, Tcpserver};
-use mailtree_actors::tls::Tls;
-use mailtree_actors::users::{self, Users, Vchkpw};
-use mailtree_actors::vpopmail::Vpopmail;
+use mailtree_actors::users::{self, Vchkpw};
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
 use mailtree_config::Host;
 use mailtree_config::control::Control;
-use mailtree_config::host::{Programs, Scanner, Scanners, Service};
-use mailtree_protocols::cdb::Cdb;
-use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
-use mailtree_protocols::simscan::log::Versions;
+use mailtree_config::host::Service;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
 
@@ -41,6 +33,7 @@ use crate::failure::Failure;
 use crate::queue_requests;
 use crate::service::ServiceSpec;
 use crate::svscan::Tree;
+use front::Front;
 
 /// Time for a service without connections or deliveries to stop.
 const QUICK: Duration = Duration::from_secs(5);
@@ -57,12 +50,8 @@ struct Shared {
     configuration: Configuration,
     controls: Arc<Control>,
     sockets: Sockets,
+    front: Front,
     resolver: Resolver,
-    tls: Tls,
-    users: Users,
-    /// Messages scanned at once, and programs run at once, over all services.
-    scanning: Permits,
-    programs: Permits,
     queue: Queue,
     running: Running,
     send: Wire<qmail_send::Message>,
@@ -109,16 +98,15 @@ pub fn services(
         })
     });
     let host = Arc::new(host);
+    let messages =
+        Queue::new(Arc::new(disk), trigger).map_err(|error| Failure::io("read", &paths.queue, &error))?;
+    let front = Front::new(&host, messages.clone());
     let shared = Shared {
-        controls: Arc::new(Control::new(&paths.control)),
+        controls: Arc::clone(&front.controls),
         sockets: Sockets::default(),
-        resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
-        tls: Tls::new(paths.control.clone()),
-        users: Users::new(Vpopmail::new(paths.users.join("cdb"))),
-        scanning: Permits::new("scanners", host.scanners.at_once),
-        programs: Permits::new("programs", host.programs.at_once),
-        queue: Queue::new(Arc::new(disk), trigger)
-            .map_err(|error| Failure::io("read", &paths.queue, &error))?,
+        resolver: front.resolver.clone(),
+        front,
+        queue: messages,
         running: Running::default(),
         send,
         configuration: Configuration {
@@ -212,7 +200,7 @@ fn users(shared: Shared) -> ServiceSpec {
         Box::pin(async move {
             let auth = shared.configuration.read().auth.clone();
             let arguments = users::Arguments {
-                users: shared.users.clone(),
+                users: shared.front.users.clone(),
                 threads: auth.threads,
                 waiting: auth.waiting,
                 allow: auth.allow,
@@ -291,8 +279,9 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
                 Some(concurrency) => concurrency,
                 None => shared.controls.concurrencyincoming().map_err(bad_controls)?,
             };
-            let tls = shared.tls.clone();
-            let session = Arc::new(session(&service, smtpd, &host, &shared)?);
+            let tls = shared.front.tls.clone();
+            let session = Arc::new(shared.front.session(&service, smtpd, &host)?);
+            tokio::spawn(front::test_lists(Arc::clone(&session)));
             let sockets = shared.sockets;
             let arguments = tcpserver::Arguments {
                 service: service.clone(),
@@ -313,75 +302,6 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
             Ok(Started::new(tcpserver).listening(sockets.addresses(&service)))
         })
     })
-}
-
-/// What the sessions of a service need.
-fn session(
-    service: &str,
-    smtpd: &mailtree_config::host::Smtpd,
-    host: &Host,
-    shared: &Shared,
-) -> Result<Smtpd, StartError> {
-    let rblsmtpd = Rblsmtpd::parse(&smtpd.rblsmtpd)
-        .map_err(|error| StartError::Permanent(format!("services.{service}.rblsmtpd: {error}")))?;
-    let Programs { deadline, memory, .. } = host.programs;
-    let checkpassword = smtpd.checkpassword.split_first().map(|(program, arguments)| {
-        let program = Program::new(program).arguments(arguments);
-        if memory == 0 { program } else { program.limits(limits(memory)) }
-    });
-    Ok(Smtpd {
-        service: service.to_owned(),
-        control: Arc::clone(&shared.controls),
-        queue: shared.queue.clone(),
-        resolver: shared.resolver.clone(),
-        tls: shared.tls.clone(),
-        users: shared.users.clone(),
-        recipients: smtpd.recipients,
-        rules: host.resolve(&smtpd.rules),
-        files: CdbFiles::default(),
-        local_name: None,
-        reverse_dns: smtpd.reverse_dns,
-        rblsmtpd,
-        environment: smtpd.environment.clone(),
-        auth_in_clear: smtpd.auth_in_clear,
-        checkpassword,
-        simscan: scanners(&host.scanners, host),
-        simcontrol: std::sync::atomic::AtomicUsize::new(0),
-        scanning: shared.scanning.clone(),
-        programs: (shared.programs.clone(), deadline),
-        program_memory: memory,
-    })
-}
-
-fn limits(memory: u64) -> Limits {
-    Limits { address_space: memory, ..Limits::default() }
-}
-
-fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
-    let address = |scanner: &Scanner| match scanner {
-        Scanner::Tcp(address) => simscan::Address::Tcp(*address),
-        Scanner::Unix(path) => simscan::Address::Unix(path.clone()),
-    };
-    simscan::Settings {
-        clamd: address(&scanners.clamd),
-        spamd: address(&scanners.spamd),
-        deadline: scanners.deadline,
-        fail_open: scanners.fail_open,
-        drop: false,
-        quarantine: scanners.quarantine.as_ref().map(|dir| host.resolve(dir)),
-        mime_limit: simscan::MIME_LIMIT,
-        versions: versions(&host.paths().control),
-    }
-}
-
-/// Ours, and what `control/simversions.cdb` says of the scanners.
-fn versions(control: &Path) -> Versions {
-    let own = env!("CARGO_PKG_VERSION");
-    let cdb = std::fs::read(control.join("simversions.cdb")).ok().and_then(|bytes| Cdb::new(bytes).ok());
-    match cdb {
-        Some(cdb) => Versions::read(own, &cdb),
-        None => Versions { simscan: own.to_owned(), ..Versions::default() },
-    }
 }
 
 fn find<'a>(host: &'a Host, name: &str) -> Option<&'a Service> {

@@ -1,6 +1,7 @@
 //! The programs in the one binary.
 
 pub mod check;
+pub mod explain;
 pub mod init;
 pub mod links;
 pub mod qmail_newmrh;
@@ -48,6 +49,9 @@ enum Command {
     Init(init::Args),
     /// Print every effective setting and where it comes from; fail on a bad one
     Check(check::Args),
+    /// Tell what a client or a recipient would meet, and why
+    #[command(subcommand)]
+    Explain(explain::Args),
     /// Tell services what to do
     Svc(svc::Args),
     /// Show services, or the whole tree
@@ -96,6 +100,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Command::Up => up::run(home),
         Command::Init(args) => init::run(home, &args),
         Command::Check(args) => check::run(home, &args),
+        Command::Explain(args) => explain::run(home, &args),
         Command::Svc(args) => svc::run(home, &args),
         Command::Svstat(args) => svstat::run(home, &args),
         Command::Svok(args) => svok::run(home, &args),

@@ -5,6 +5,7 @@ pub mod command;
 pub mod control;
 mod durable;
 pub mod failure;
+mod offline;
 mod password;
 pub mod queue_requests;
 pub mod service;

@@ -1,4 +1,4 @@
-//! What is known of a client when the dialogue begins: its addresses, its names, its rule and its environment.
+//! What is known of a client when the dialogue begins: its addresses and its environment.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,8 +11,6 @@ pub(super) struct Client {
     pub(super) peer: SocketAddr,
     /// Where it came to.
     pub(super) local: SocketAddr,
-    /// The key of the rule that was found for it.
-    pub(super) rule: Option<Vec<u8>>,
     /// The environment of its session: the service's, tcpserver's, then the rule's.
     pub(super) variables: Variables,
 }

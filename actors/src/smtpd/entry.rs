@@ -81,7 +81,7 @@ pub(super) async fn enter(
         }
     };
     let deny = hit.as_ref().is_some_and(|hit| hit.deny);
-    let local_host = smtpd.local_name.as_ref().unwrap_or(&controls.me);
+    let local_host = &controls.me;
     let client = client(smtpd, connection.peer, connection.local, local_host, host, hit);
     connection.end.log_verdict(&line::Ok {
         pid,
@@ -134,11 +134,10 @@ pub(super) fn client(
     if let Some(host) = host {
         set("TCPREMOTEHOST", host);
     }
-    let rule = hit.map(|hit| {
-        hit.variables.into_iter().for_each(|(name, value)| variables.set(name, value));
-        hit.key
-    });
-    Client { peer, local, rule, variables }
+    for (name, value) in hit.into_iter().flat_map(|hit| hit.variables) {
+        variables.set(name, value);
+    }
+    Client { peer, local, variables }
 }
 
 impl Smtpd {

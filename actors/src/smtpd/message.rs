@@ -67,7 +67,7 @@ impl Talk {
             helo: self.session.helo().unwrap_or_default(),
             info: user.as_deref().or(self.client.info()),
             ip: self.client.ip(),
-            local: self.smtpd.local_name.as_ref().unwrap_or(&self.controls.me),
+            local: &self.controls.me,
             protocol: self.session.protocol(),
             cipher: self.secured.as_ref().map(|secured| secured.cipher),
         };

@@ -9,6 +9,7 @@
 mod authenticate;
 mod client;
 mod entry;
+mod explain;
 mod message;
 mod policy;
 mod recipient;
@@ -42,6 +43,7 @@ use crate::tls::Tls;
 use crate::users::Users;
 use client::Client;
 use entry::{Entered, Left, Secured};
+pub use explain::Line;
 use message::Mess;
 use sender::Spf;
 
@@ -68,8 +70,6 @@ pub struct Smtpd {
     pub rules: PathBuf,
     /// Databases kept in memory.
     pub files: CdbFiles,
-    /// Name of this host in tcpserver's lines and the Received field; none: `control/me`.
-    pub local_name: Option<String>,
     /// Whether the names of clients are looked up.
     pub reverse_dns: ReverseDns,
     /// Which lists are asked.

@@ -16,9 +16,9 @@ use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::validrcptto::Listing;
 use mailtree_protocols::vpasswd::Entry;
 
-use super::Talk;
 use super::client::Client;
 use super::sender::{on_a_list, takes_mail};
+use super::{Smtpd, Talk};
 use crate::vpopmail::Vpopmail;
 
 /// The variable that switches chkuser off in the toasters: their own clients are not checked.
@@ -27,7 +27,7 @@ const SWITCH: &str = "RELAYCLIENT";
 /// chkuser in one session.
 pub(super) struct Chkuser {
     /// One of its variables is set: without any it is as if it were not there.
-    on: bool,
+    pub(super) on: bool,
     pub(super) session: Session,
     pub(super) layout: Layout,
 }
@@ -76,34 +76,71 @@ impl Talk {
         let Some(recipient) = self.session.forward_path().map(<[u8]>::to_vec) else {
             return Err(Refusal::mail_first());
         };
-        let relays = self.relays();
         let count = self.session.transaction().map_or(0, |transaction| transaction.forward_paths.len());
-        if let Some(most) = self.controls.maxrcpt
-            && !self.client.is_set("DISABLE_MAXRCPT")
-            && count >= most
-        {
-            return Err(Refusal::maxrcpt());
-        }
-        let lists = [Some(&self.controls.badrcptto), (!relays).then_some(&self.controls.badrcpttonorelay)];
-        if on_a_list(lists, List::BadRcptTo, &recipient, &self.client).is_some() {
-            return Err(Refusal::recipient_denied());
-        }
-        if !relays && self.is_valid(&recipient)? {
-            self.in_rcpthosts(&recipient)?;
-            return Ok(recipient);
-        }
-        match self.chkuser.settings(&self.client, relays) {
-            Some(settings) => self.chkuser_recipient(&settings, &recipient).await?,
-            None if relays => (),
-            None => self.in_rcpthosts(&recipient)?,
+        let asked = self.asked();
+        asked.fits(count)?;
+        asked.no_bad_recipient(&recipient)?;
+        let known = asked.is_valid(&recipient, self.chkuser.on)?;
+        match self.chkuser.settings(&self.client, asked.relays) {
+            Some(settings) if !known => self.chkuser_recipient(&settings, &recipient).await?,
+            _ => self.asked().in_rcpthosts(&recipient)?,
         }
         // The value of RELAYCLIENT is appended to every recipient.
         Ok([recipient.as_slice(), self.client.variables.get("RELAYCLIENT").unwrap_or_default()].concat())
     }
 
-    fn in_rcpthosts(&self, recipient: &[u8]) -> Result<(), Refusal> {
+    fn asked(&self) -> Asked<'_> {
+        Asked { smtpd: &self.smtpd, controls: &self.controls, client: &self.client, relays: self.relays() }
+    }
+
+    async fn chkuser_recipient(&mut self, settings: &Settings, recipient: &[u8]) -> Result<(), Refusal> {
+        let event = match self.chkuser.session.admit(settings) {
+            Some(event) => event,
+            None => {
+                let smtputf8 = self.session.transaction().is_some_and(|transaction| transaction.smtputf8);
+                self.asked().existing(settings, recipient, smtputf8).await
+            }
+        };
+        match self.conclude(settings, event, recipient).await {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the files say of a recipient of this client.
+pub(super) struct Asked<'a> {
+    pub(super) smtpd: &'a Smtpd,
+    pub(super) controls: &'a Arc<control::Smtpd>,
+    pub(super) client: &'a Client,
+    /// The client may send to any domain.
+    pub(super) relays: bool,
+}
+
+impl Asked<'_> {
+    /// `control/maxrcpt`: whether one more recipient may come after `count`.
+    pub(super) fn fits(&self, count: usize) -> Result<(), Refusal> {
+        match self.controls.maxrcpt {
+            Some(most) if count >= most && !self.client.is_set("DISABLE_MAXRCPT") => Err(Refusal::maxrcpt()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn no_bad_recipient(&self, recipient: &[u8]) -> Result<(), Refusal> {
+        let Self { controls, client, relays, .. } = self;
+        let lists = [Some(&controls.badrcptto), (!relays).then_some(&controls.badrcpttonorelay)];
+        match on_a_list(lists, List::BadRcptTo, recipient, client) {
+            Some(_) => Err(Refusal::recipient_denied()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn in_rcpthosts(&self, recipient: &[u8]) -> Result<(), Refusal> {
         // An address without a domain is local.
         let (_, Some(domain)) = address::split(recipient) else { return Ok(()) };
+        if self.relays {
+            return Ok(());
+        }
         match self.controls.rcpthosts.allows(&domain.to_ascii_lowercase()) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::rcpthosts()),
@@ -114,58 +151,46 @@ impl Talk {
         }
     }
 
-    /// Whether validrcptto has the recipient. One that it has not is refused, unless chkuser is to say.
-    fn is_valid(&self, recipient: &[u8]) -> Result<bool, Refusal> {
-        let Some(list) = &self.controls.validrcptto else { return Ok(false) };
+    /// Whether validrcptto has the recipient. One that it has not is refused, unless chkuser is to say; clients that may
+    /// relay send to whom they like.
+    pub(super) fn is_valid(&self, recipient: &[u8], chkuser: bool) -> Result<bool, Refusal> {
+        let Some(list) = self.controls.validrcptto.as_ref().filter(|_| !self.relays) else {
+            return Ok(false);
+        };
         let listing = list.listing(recipient).map_err(|error| {
             tracing::error!("alert: unable to read controls: morevalidrcptto.cdb: {error}");
             Refusal::controls()
         })?;
-        let refused = match listing {
-            Listing::Valid => return Ok(true),
-            Listing::Denied => true,
-            Listing::Unlisted => !self.chkuser.on,
-        };
-        if refused {
-            tracing::info!("{}", log::dropped(recipient, self.client.ip()));
-            return Err(Refusal::validrcptto());
-        }
-        Ok(false)
-    }
-
-    async fn chkuser_recipient(&mut self, settings: &Settings, recipient: &[u8]) -> Result<(), Refusal> {
-        let event = match self.chkuser.session.admit(settings) {
-            Some(event) => event,
-            None => self.existing(settings, recipient).await,
-        };
-        match self.conclude(settings, event, recipient).await {
-            Some(refusal) => Err(refusal),
-            None => Ok(()),
+        match listing {
+            Listing::Valid => Ok(true),
+            Listing::Unlisted if chkuser => Ok(false),
+            Listing::Unlisted | Listing::Denied => {
+                tracing::info!("{}", log::dropped(recipient, self.client.ip()));
+                Err(Refusal::validrcptto())
+            }
         }
     }
 
     /// What chkuser says of a recipient.
-    async fn existing(&self, settings: &Settings, recipient: &[u8]) -> Event {
-        let smtputf8 = self.session.transaction().is_some_and(|transaction| transaction.smtputf8);
+    pub(super) async fn existing(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Event {
         let mut mx: Option<Mx> = None;
         loop {
             let facts =
-                Files { controls: Arc::clone(&self.controls), vpopmail: self.smtpd.users.vpopmail.clone() };
+                Files { controls: Arc::clone(self.controls), vpopmail: self.smtpd.users.vpopmail.clone() };
             let (settings, recipient) = (settings.clone(), recipient.to_vec());
             let checked =
                 tokio::task::spawn_blocking(move || rcpt::check(&settings, &recipient, smtputf8, mx, &facts));
-            match checked.await {
+            let trouble: String = match checked.await {
                 Ok(Ok(Step::Done(event))) => return event,
-                Ok(Ok(Step::Mx(domain))) => mx = Some(takes_mail(&domain, &self.smtpd.resolver).await),
-                Ok(Err(error)) => {
-                    tracing::error!("alert: unable to check a recipient: {error}");
-                    return Event::NoAuthResource;
+                Ok(Ok(Step::Mx(domain))) => {
+                    mx = Some(takes_mail(&domain, &self.smtpd.resolver).await);
+                    continue;
                 }
-                Err(error) => {
-                    tracing::error!("alert: unable to check a recipient: {error}");
-                    return Event::NoAuthResource;
-                }
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!("alert: unable to check a recipient: {trouble}");
+            return Event::NoAuthResource;
         }
     }
 }

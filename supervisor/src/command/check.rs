@@ -1,5 +1,7 @@
 //! `check`: every setting in force with its origin, and everything that is wrong with the home.
 
+mod front;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
@@ -30,6 +32,10 @@ pub struct Args {
 struct Findings {
     settings: Vec<Setting>,
     problems: Vec<Problem>,
+    /// What works, and should not stay as it is.
+    warnings: Vec<String>,
+    /// What was tried, and works.
+    tried: Vec<String>,
 }
 
 /// Settings on standard output, problems on standard error. 0: all is well; 100: something is wrong; 111: nothing is
@@ -52,12 +58,18 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
 }
 
 fn print_lines(found: &Findings) -> io::Result<()> {
+    for warning in &found.warnings {
+        eprintln!("mailtree check: warning: {warning}");
+    }
     for problem in &found.problems {
         eprintln!("mailtree check: fatal: {problem}");
     }
     let mut out = io::stdout().lock();
     for setting in &found.settings {
         writeln!(out, "{setting}")?;
+    }
+    for tried in &found.tried {
+        writeln!(out, "{tried}")?;
     }
     out.flush()
 }
@@ -67,6 +79,8 @@ struct Document<'a> {
     home: String,
     settings: Vec<SettingRow<'a>>,
     problems: Vec<ProblemRow<'a>>,
+    warnings: &'a [String],
+    tried: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -110,6 +124,8 @@ fn print_json(home: &Path, found: &Findings) -> io::Result<()> {
         home: home.display().to_string(),
         settings: settings.collect(),
         problems: problems.collect(),
+        warnings: &found.warnings,
+        tried: &found.tried,
     };
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, &document)?;
@@ -138,6 +154,7 @@ fn examine(home: &Path) -> Findings {
     found.problems.extend(problems);
     if let Some(host) = &host {
         found.rules(host);
+        front::examine(host, &mut found);
     }
     found.queue(&paths);
     found.users(&paths);

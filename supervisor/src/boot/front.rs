@@ -1,0 +1,137 @@
+//! What the SMTP sessions of a host share, made from its configuration. `explain` and `check` make it too, and start
+//! nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use mailtree_actors::cdb_files::CdbFiles;
+use mailtree_actors::filter::rblsmtpd;
+use mailtree_actors::permit::Permits;
+use mailtree_actors::program::{Limits, Program};
+use mailtree_actors::queue::Queue;
+use mailtree_actors::resolver::Resolver;
+use mailtree_actors::service::StartError;
+use mailtree_actors::simscan;
+use mailtree_actors::smtpd::Smtpd;
+use mailtree_actors::tls::Tls;
+use mailtree_actors::users::Users;
+use mailtree_actors::vpopmail::Vpopmail;
+use mailtree_config::Host;
+use mailtree_config::control::Control;
+use mailtree_config::host::{self, Programs, Scanner, Scanners};
+use mailtree_protocols::cdb::Cdb;
+use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
+use mailtree_protocols::simscan::log::Versions;
+
+/// What all services of SMTP share over all their starts.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) controls: Arc<Control>,
+    pub(crate) resolver: Resolver,
+    pub(crate) tls: Tls,
+    pub(crate) users: Users,
+    queue: Queue,
+    /// Messages scanned at once.
+    scanning: Permits,
+    /// Programs run at once.
+    programs: Permits,
+}
+
+impl Front {
+    pub(crate) fn new(host: &Host, queue: Queue) -> Self {
+        let paths = host.paths();
+        Self {
+            controls: Arc::new(Control::new(&paths.control)),
+            resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
+            tls: Tls::new(paths.control),
+            users: Users::new(Vpopmail::new(paths.users.join("cdb"))),
+            queue,
+            scanning: Permits::new("scanners", host.scanners.at_once),
+            programs: Permits::new("programs", host.programs.at_once),
+        }
+    }
+
+    /// What the sessions of one service need.
+    pub(crate) fn session(
+        &self,
+        service: &str,
+        smtpd: &host::Smtpd,
+        host: &Host,
+    ) -> Result<Smtpd, StartError> {
+        let rblsmtpd = Rblsmtpd::parse(&smtpd.rblsmtpd)
+            .map_err(|error| StartError::Permanent(format!("services.{service}.rblsmtpd: {error}")))?;
+        let Programs { deadline, memory, .. } = host.programs;
+        let checkpassword = smtpd.checkpassword.split_first().map(|(program, arguments)| {
+            let program = Program::new(program).arguments(arguments);
+            match memory {
+                0 => program,
+                address_space => program.limits(Limits { address_space, ..Limits::default() }),
+            }
+        });
+        Ok(Smtpd {
+            service: service.to_owned(),
+            control: Arc::clone(&self.controls),
+            queue: self.queue.clone(),
+            resolver: self.resolver.clone(),
+            tls: self.tls.clone(),
+            users: self.users.clone(),
+            recipients: smtpd.recipients,
+            rules: host.resolve(&smtpd.rules),
+            files: CdbFiles::default(),
+            reverse_dns: smtpd.reverse_dns,
+            rblsmtpd,
+            environment: smtpd.environment.clone(),
+            auth_in_clear: smtpd.auth_in_clear,
+            checkpassword,
+            simscan: scanners(&host.scanners, host),
+            simcontrol: AtomicUsize::new(0),
+            scanning: self.scanning.clone(),
+            programs: (self.programs.clone(), deadline),
+            program_memory: memory,
+        })
+    }
+}
+
+fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
+    let address = |scanner: &Scanner| match scanner {
+        Scanner::Tcp(address) => simscan::Address::Tcp(*address),
+        Scanner::Unix(path) => simscan::Address::Unix(path.clone()),
+    };
+    simscan::Settings {
+        clamd: address(&scanners.clamd),
+        spamd: address(&scanners.spamd),
+        deadline: scanners.deadline,
+        fail_open: scanners.fail_open,
+        drop: false,
+        quarantine: scanners.quarantine.as_ref().map(|dir| host.resolve(dir)),
+        mime_limit: simscan::MIME_LIMIT,
+        versions: versions(&host.paths().control),
+    }
+}
+
+/// Ours, and what `control/simversions.cdb` says of the scanners.
+fn versions(control: &Path) -> Versions {
+    let own = env!("CARGO_PKG_VERSION");
+    let cdb = std::fs::read(control.join("simversions.cdb")).ok().and_then(|bytes| Cdb::new(bytes).ok());
+    match cdb {
+        Some(cdb) => Versions::read(own, &cdb),
+        None => Versions { simscan: own.to_owned(), ..Versions::default() },
+    }
+}
+
+/// Asks every list of a service whether it works (RFC 5782 5), and logs what it says.
+pub(crate) async fn test_lists(smtpd: Arc<Smtpd>) {
+    for source in &smtpd.rblsmtpd.options.sources {
+        let verdict = rblsmtpd::test(source, &smtpd.resolver).await;
+        let (service, base) = (&smtpd.service, source.base());
+        let works = metrics::gauge!("mailtree_rblsmtpd_list_works", "source" => base.to_owned());
+        if verdict.works() {
+            works.set(1.0);
+            tracing::info!(service, base, "rblsmtpd: {base} works");
+        } else {
+            works.set(0.0);
+            tracing::warn!(service, base, "rblsmtpd: warning: {base} {verdict}");
+        }
+    }
+}

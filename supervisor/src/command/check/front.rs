@@ -1,0 +1,129 @@
+//! What `check` looks at for SMTP: certificates, variables, rblsmtpd and its lists.
+
+use mailtree_actors::filter::rblsmtpd;
+use mailtree_actors::tls;
+use mailtree_config::host::{Service, Smtpd};
+use mailtree_config::{Control, Host, Origin, Problem};
+use mailtree_protocols::auth::smtpauth::SmtpAuth;
+use mailtree_protocols::chkuser::settings::Settings;
+use mailtree_protocols::rblsmtpd::arguments::Arguments;
+use mailtree_protocols::rblsmtpd::source::Source;
+use mailtree_protocols::spf::Behavior;
+
+use super::Findings;
+use crate::offline;
+
+/// Variables that are whole numbers.
+const NUMBERS: [&str; 3] = ["DATABYTES", "BRTLIMIT", "SMTPD_GREETDELAY"];
+
+/// Looks at all services of SMTP of a host.
+pub(super) fn examine(host: &Host, found: &mut Findings) {
+    certificates(host, found);
+    if let Ok(simcontrol) = Control::new(host.paths().control).simcontrol() {
+        found.warnings.extend(simcontrol.warnings().iter().map(|text| format!("control/simcontrol: {text}")));
+    }
+    let mut lists: Vec<(String, Source)> = Vec::new();
+    for (name, service) in &host.services {
+        let Service::Smtpd(smtpd) = service else { continue };
+        for bad in variables(smtpd) {
+            found.field(host, &format!("services.{name}.environment"), &bad);
+        }
+        match Arguments::parse(&smtpd.rblsmtpd) {
+            Ok(arguments) => {
+                lists.extend(arguments.options.sources.into_iter().map(|source| (name.clone(), source)));
+            }
+            Err(error) => found.field(host, &format!("services.{name}.rblsmtpd"), &error.to_string()),
+        }
+    }
+    if !lists.is_empty() {
+        test(host, lists, found);
+    }
+}
+
+fn certificates(host: &Host, found: &mut Findings) {
+    let now = jiff::Timestamp::now().as_second();
+    let report = tls::check(&host.paths().control, now);
+    for problem in report.problems {
+        if problem.warning {
+            found.warnings.push(problem.to_string());
+        } else {
+            found.problem(problem.path, problem.text);
+        }
+    }
+    for certificate in report.certificates {
+        let until = jiff::Timestamp::from_second(certificate.not_after)
+            .map_or_else(|_| "the end of time".to_owned(), |until| until.strftime("%Y-%m-%d").to_string());
+        let names = certificate.names.join(", ");
+        found.tried.push(format!("{}: for {names}, valid until {until}", certificate.path.display()));
+    }
+}
+
+/// What is wrong with the variables of a service.
+fn variables(smtpd: &Smtpd) -> Vec<String> {
+    let get = |name: &str| {
+        let found = smtpd.environment.iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| value.as_bytes().to_vec())
+    };
+    let mut bad = Vec::new();
+    if let Some(value) = get("SMTPAUTH")
+        && let Err(error) = SmtpAuth::parse(&value)
+    {
+        bad.push(error.to_string());
+    }
+    if let Some(value) = get("SPFBEHAVIOR")
+        && let Err(error) = String::from_utf8_lossy(&value).parse::<Behavior>()
+    {
+        bad.push(error.to_string());
+    }
+    if let Err(error) = Settings::read(&get, None) {
+        bad.push(error.to_string());
+    }
+    for name in NUMBERS {
+        if let Some(value) = get(name)
+            && !(value.iter().all(u8::is_ascii_digit) && !value.is_empty())
+        {
+            bad.push(format!("{name}=\"{}\"; allowed: a whole number", value.escape_ascii()));
+        }
+    }
+    bad
+}
+
+/// Asks every list whether it works (RFC 5782 5). One that does not is a warning: it may be the network's fault.
+fn test(host: &Host, lists: Vec<(String, Source)>, found: &mut Findings) {
+    let asked = offline::run(host, async |front| {
+        let mut verdicts = Vec::new();
+        for (service, source) in lists {
+            let verdict = rblsmtpd::test(&source, &front.resolver).await;
+            verdicts
+                .push((format!("services.{service}.rblsmtpd: {} {verdict}", source.base()), verdict.works()));
+        }
+        Ok(verdicts)
+    });
+    match asked {
+        Ok(verdicts) => {
+            for (text, works) in verdicts {
+                if works { found.tried.push(text) } else { found.warnings.push(text) }
+            }
+        }
+        Err(failure) => found.warnings.push(format!("the lists of rblsmtpd were not tried: {failure}")),
+    }
+}
+
+impl Findings {
+    /// A field of `host.ron` that is bad.
+    fn field(&mut self, host: &Host, field: &str, text: &str) {
+        let setting = host.settings().into_iter().find(|setting| setting.name == field);
+        let line = match setting.map(|setting| setting.origin) {
+            Some(Origin::File(_, line)) => line,
+            _ => None,
+        };
+        self.problems.push(Problem {
+            path: host.paths().host_ron,
+            line,
+            column: None,
+            field: Some(field.to_owned()),
+            text: text.to_owned(),
+            temporary: false,
+        });
+    }
+}
