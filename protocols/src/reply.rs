@@ -60,9 +60,10 @@ impl Refusal {
         self.code >= 500
     }
 
-    /// True for what counts towards the limit of errors a session: unknown commands, bad syntax, bad sequence.
+    /// True for what counts towards the limit of errors a session: unknown commands, bad syntax, bad sequence, wrong
+    /// passwords.
     pub(crate) const fn is_client_error(&self) -> bool {
-        matches!(self.code, 500..=504 | 555)
+        matches!(self.code, 500..=504 | 535 | 555)
     }
 
     /// Appends the reply line; `enhanced` when the client has said EHLO. A 421 always carries its enhanced code: qmail

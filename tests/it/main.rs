@@ -9,6 +9,7 @@ mod chaos;
 mod clients;
 mod config;
 mod crash;
+mod explain;
 mod harness;
 mod metrics;
 mod mx;

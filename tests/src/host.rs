@@ -175,6 +175,14 @@ impl Setup {
         self
     }
 
+    /// Writes `tcp.smtp` and compiles it.
+    pub fn rules(self, text: &str) -> Self {
+        fs::write(self.home.join("tcp.smtp"), text).unwrap();
+        self.write();
+        self.run(&["qmailctl", "cdb"]).expect(0);
+        self
+    }
+
     /// Adds an environment variable of `mailtree up`.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
