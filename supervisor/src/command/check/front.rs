@@ -80,7 +80,7 @@ fn variables(smtpd: &Smtpd) -> Vec<String> {
     }
     for name in NUMBERS {
         if let Some(value) = get(name)
-            && !(value.iter().all(u8::is_ascii_digit) && !value.is_empty())
+            && (value.is_empty() || !value.iter().all(u8::is_ascii_digit))
         {
             bad.push(format!("{name}=\"{}\"; allowed: a whole number", value.escape_ascii()));
         }
