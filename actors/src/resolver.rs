@@ -329,7 +329,14 @@ async fn addresses(dns: &TokioResolver, name: &str, kind: RecordType) -> Result<
 
 /// The records of a name; none if it exists without such records.
 async fn records(dns: &TokioResolver, name: &str, kind: RecordType) -> Result<Vec<RData>, Failure> {
-    let Ok(mut name) = Name::from_ascii(name) else { return Err(Failure::NoName) };
+    // Any bytes may stand in a label (RFC 2181 11); the text form of hickory takes letters, digits, `-` and `_` alone.
+    // What is beyond ASCII is asked for by its A-labels (RFC 5890).
+    let parsed = if name.is_ascii() {
+        Name::from_labels(name.strip_suffix('.').unwrap_or(name).split('.').map(str::as_bytes))
+    } else {
+        Name::from_utf8(name)
+    };
+    let Ok(mut name) = parsed else { return Err(Failure::NoName) };
     name.set_fqdn(true);
     match dns.lookup(name, kind).await {
         Ok(found) => {

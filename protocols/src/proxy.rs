@@ -8,6 +8,9 @@ use proxy_header::{Error as HeaderError, ParseConfig, ProxyHeader};
 /// and fields of its own that carry certificates' names.
 pub const MAX_HEADER: usize = 2048;
 
+/// The longest line of version 1, in bytes, CR LF included.
+const MAX_V1: usize = 107;
+
 /// Not a PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -31,6 +34,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Addresses, usize)>, Error> {
         bytes[..common] == magic[..common]
     }) {
         return Err(Error::Invalid);
+    }
+    // However the bytes were cut, the first LF ends the line of version 1, and it has a CR in front.
+    if bytes.starts_with(V1) {
+        match memchr::memchr(b'\n', bytes) {
+            Some(at) if at < MAX_V1 && bytes[..at].ends_with(b"\r") => {}
+            None if bytes.len() < MAX_V1 => {}
+            _ => return Err(Error::Invalid),
+        }
     }
     let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
     match ProxyHeader::parse(bytes, config) {

@@ -246,7 +246,7 @@ mod needs_ucspi {
         let mut text = String::new();
         for _ in 0..chance.between(0, 12) {
             match chance.between(0, 12) {
-                0 => text.push_str(*chance.pick(&["# comment: deny\n", "\n", "no colon\n", " \t\n"])),
+                0 => text.push_str(chance.pick::<&str>(&["# comment: deny\n", "\n", "no colon\n", " \t\n"])),
                 _ => text.push_str(&format!("{}:{}\n", address(chance), instructions(chance))),
             }
         }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use mailtree_config::control::{self, Control};
 use mailtree_config::host::ReverseDns;
+use mailtree_protocols::badlist;
 use mailtree_protocols::queue::DEATH;
 use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
 use mailtree_protocols::reply::Refusal;
@@ -306,6 +307,9 @@ impl Talk {
             }
             Next::Discard => self.mess = Mess::None,
             Next::Close => {
+                if self.session.over_brtlimit() {
+                    tracing::info!("{}", badlist::log::hanging_up(self.client.ip()));
+                }
                 self.mess = Mess::None;
                 self.send().await?;
                 self.connection.stream.shutdown().await?;

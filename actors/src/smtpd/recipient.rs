@@ -21,7 +21,8 @@ use super::sender::{on_a_list, takes_mail};
 use super::{Smtpd, Talk};
 use crate::vpopmail::Vpopmail;
 
-/// The variable that switches chkuser off in the toasters: their own clients are not checked.
+/// The variable that switches chkuser off in the toasters: their own clients are not checked. It is the client's own; who
+/// may relay because of AUTH or a certificate is checked.
 const SWITCH: &str = "RELAYCLIENT";
 
 /// chkuser in one session.
@@ -58,7 +59,7 @@ impl Chkuser {
                     name if strict && name.starts_with("CHKUSER_") => None,
                     name => client.variables.get(name).map(<[u8]>::to_vec),
                 },
-                Some(SWITCH),
+                client.is_set(SWITCH).then_some(SWITCH),
             )
         };
         read(false)

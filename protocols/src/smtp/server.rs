@@ -329,6 +329,7 @@ impl Session {
         self.line = Line::new();
         self.helo = None;
         self.extended = false;
+        self.user = None;
         self.transaction = None;
     }
 
@@ -386,6 +387,11 @@ impl Session {
             (Ok(_), None) => {}
             (Err(refusal), _) => self.refuse_recipient(&refusal, out),
         }
+    }
+
+    /// Whether the client has named as many bad recipients as brtlimit allows; the session is closed then.
+    pub const fn over_brtlimit(&self) -> bool {
+        self.policy.brtlimit != 0 && self.refused_recipients >= self.policy.brtlimit
     }
 
     fn line(&mut self, out: &mut Vec<u8>) {
@@ -548,7 +554,7 @@ impl Session {
     /// Answers RCPT with a refusal; one refused for good too many ends the session (brtlimit).
     fn refuse_recipient(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
         self.refused_recipients = self.refused_recipients.saturating_add(u32::from(refusal.is_permanent()));
-        if self.policy.brtlimit != 0 && self.refused_recipients >= self.policy.brtlimit {
+        if self.over_brtlimit() {
             self.close(&Refusal::brtlimit(), out);
         } else {
             self.refuse(refusal, out);
@@ -590,7 +596,11 @@ impl Session {
         self.phase = Phase::Command;
     }
 
+    /// A session that is closed says no more.
     fn close(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
         self.transaction = None;
         self.phase = Phase::Closed;
         refusal.write(self.extended, out);
