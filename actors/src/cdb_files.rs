@@ -1,19 +1,39 @@
 //! cdb files that are asked again and again: kept in memory until they change on disk.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mailtree_protocols::cdb::Cdb;
+use rustix::fs::OFlags;
 
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
 
 /// Files kept; beyond that all are forgotten.
 const MAX_FILES: usize = 1000;
+
+/// Bytes of them; beyond that all are forgotten.
+const MAX_HELD: u64 = 512 * 1024 * 1024;
+
+/// Opens a file for reading, if there is one and it is a regular one. Whoever may write into the directory could put a
+/// FIFO there, which is neither waited for nor read.
+pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.is_file() {
+        Ok(Some(file))
+    } else {
+        Err(io::Error::other(format!("{}: not a regular file", path.display())))
+    }
+}
 
 /// What tells one version of a file from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +48,7 @@ pub struct CdbFiles(Arc<Mutex<Kept>>);
 impl CdbFiles {
     /// The file as it is now; none if it does not exist.
     pub fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(file) = open_regular(path)? else { return Ok(None) };
         let meta = file.metadata()?;
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         if let Some((kept, cdb)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path)
@@ -47,7 +63,8 @@ impl CdbFiles {
         file.take(MAX_SIZE).read_to_end(&mut bytes)?;
         let cdb = Arc::new(Cdb::new(bytes).map_err(io::Error::other)?);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_FILES {
+        let held: u64 = kept.values().map(|(version, _)| version.1).sum();
+        if kept.len() >= MAX_FILES || held + version.1 > MAX_HELD {
             kept.clear();
         }
         kept.insert(path.to_owned(), (version, Arc::clone(&cdb)));

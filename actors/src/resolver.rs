@@ -279,7 +279,7 @@ async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Fail
             let name = Name::from(*ip).to_ascii();
             let names =
                 records(dns, &name, RecordType::PTR).await?.into_iter().filter_map(|data| match data {
-                    RData::PTR(ptr) => Some(ptr.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+                    RData::PTR(ptr) => Some(text(&ptr.0)),
                     _ => None,
                 });
             Ok(Answer::Ptr(names.collect()))
@@ -290,10 +290,7 @@ async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Fail
                 records
                     .into_iter()
                     .filter_map(|data| match data {
-                        RData::MX(mx) => Some(Mx {
-                            preference: mx.preference,
-                            host: mx.exchange.to_ascii().trim_end_matches('.').to_ascii_lowercase(),
-                        }),
+                        RData::MX(mx) => Some(Mx { preference: mx.preference, host: text(&mx.exchange) }),
                         _ => None,
                     })
                     .collect(),
@@ -325,6 +322,17 @@ async fn lookup(dns: &TokioResolver, question: &Question) -> Result<Answer, Fail
 async fn addresses(dns: &TokioResolver, name: &str, kind: RecordType) -> Result<Answer, Failure> {
     let found = records(dns, name, kind).await?;
     Ok(Answer::Addresses(found.iter().filter_map(RData::ip_addr).collect()))
+}
+
+/// A name in lower case without the trailing dot, as it is asked for; what no question can hold is escaped.
+fn text(name: &Name) -> String {
+    let plain = |label: &[u8]| label.iter().all(|&b| b.is_ascii_graphic() && !b".\\".contains(&b));
+    let text = if name.iter().all(plain) {
+        name.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(".")
+    } else {
+        name.to_ascii().trim_end_matches('.').to_owned()
+    };
+    text.to_ascii_lowercase()
 }
 
 /// The records of a name; none if it exists without such records.

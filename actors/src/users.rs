@@ -22,6 +22,9 @@ use crate::permit::{Permit, Permits};
 use crate::service::StartError;
 use crate::vpopmail::Vpopmail;
 
+/// A check that takes longer is given up.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// How much nicer the threads are than the rest of the host.
 const NICE: i32 = 10;
 
@@ -190,7 +193,8 @@ impl Users {
             drop(reply.send(job()));
         });
         threads.jobs.try_send(Job { run, _permit: permit }).ok()?;
-        answer.await.ok()
+        // The job keeps its permit: a file system that hangs takes threads and places, never sessions.
+        tokio::time::timeout(LONGEST, answer).await.ok()?.ok()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Throttle> {
@@ -219,7 +223,10 @@ fn work(jobs: &Receiver<Job>) {
         tracing::warn!("warning: unable to lower the priority of a thread: {error}");
     }
     while let Ok(job) = jobs.recv() {
-        (job.run)();
+        // A check that panics must not take the thread with it; its client is told to come again.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job.run)).is_err() {
+            tracing::error!("alert: checking a password died");
+        }
     }
 }
 

@@ -2,17 +2,20 @@
 //! changes nothing.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use mailtree_config::control::Control;
 use mailtree_protocols::assign;
+use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
 use mailtree_protocols::vpasswd::{self, Entry};
 
-use crate::cdb_files::CdbFiles;
+use crate::cdb_files::{CdbFiles, open_regular};
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
 const MAX_MESSAGES: usize = 100_000;
@@ -20,15 +23,16 @@ const MAX_MESSAGES: usize = 100_000;
 /// The domains of a host.
 #[derive(Clone)]
 pub struct Vpopmail {
+    control: Arc<Control>,
     users_cdb: PathBuf,
     files: CdbFiles,
 }
 
 impl Vpopmail {
-    /// The domains that `users_cdb` names.
+    /// The domains that are in `virtualdomains` and that `users_cdb` names.
     #[must_use]
-    pub fn new(users_cdb: PathBuf) -> Self {
-        Self { users_cdb, files: CdbFiles::default() }
+    pub fn new(control: Arc<Control>, users_cdb: PathBuf) -> Self {
+        Self { control, users_cdb, files: CdbFiles::default() }
     }
 
     /// The virtual domain of this name; none if it is not virtual.
@@ -36,9 +40,16 @@ impl Vpopmail {
     /// # Errors
     /// When users/cdb cannot be read or is damaged.
     pub fn domain(&self, name: &[u8]) -> io::Result<Option<Domain>> {
-        let Some(users) = self.files.open(&self.users_cdb)? else { return Ok(None) };
+        if !self.control.smtpd().map_err(io::Error::other)?.virtualdomains.has_users(name) {
+            return Ok(None);
+        }
+        let Some(users) = self.open(&self.users_cdb)? else { return Ok(None) };
         let found = assign::domain(&users, name).map_err(|error| damaged(&self.users_cdb, &error))?;
         Ok(found.map(|found| Domain { name: found.user, dir: found.home }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        self.files.open(path).map_err(|error| damaged(path, &error))
     }
 
     /// The user of a domain; none if there is no such user.
@@ -47,7 +58,7 @@ impl Vpopmail {
     /// When vpasswd.cdb cannot be read, is missing or damaged.
     pub fn user(&self, domain: &Domain, name: &[u8]) -> io::Result<Option<Entry>> {
         let path = dir(domain).join("vpasswd.cdb");
-        let users = self.files.open(&path)?.ok_or_else(|| {
+        let users = self.open(&path)?.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, format!("{}: no such file", path.display()))
         })?;
         vpasswd::lookup(&users, &name.to_ascii_lowercase()).map_err(|error| damaged(&path, &error))
@@ -102,15 +113,9 @@ fn dir(domain: &Domain) -> &Path {
 
 /// A small file as far as `most` bytes; none if there is none.
 fn read_beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    // A FIFO would be waited for.
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => (),
-        Ok(_) => return Err(io::Error::other(format!("{}: not a regular file", path.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    }
+    let Some(file) = open_regular(path)? else { return Ok(None) };
     let mut text = Vec::new();
-    File::open(path)?.take(most).read_to_end(&mut text)?;
+    file.take(most).read_to_end(&mut text)?;
     Ok(Some(text))
 }
 

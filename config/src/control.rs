@@ -58,6 +58,8 @@ pub struct Smtpd {
     pub maxrcpt: Option<usize>,
     /// Refused recipients after which a session ends; 0: none.
     pub brtlimit: u64,
+    /// The virtual domains, as qmail-send has them: only they have users of their own.
+    pub virtualdomains: VirtualDomains,
     /// What is done about SPF.
     pub spfbehavior: Behavior,
     /// The local words on SPF: `spfrules`, `spfguess`, `spfexp`.
@@ -179,7 +181,14 @@ impl Control {
         remote(&mut reading);
         simcontrol(&mut reading);
         concurrencyincoming(&mut reading);
-        (reading.settings, reading.problems)
+        // A file that two programs read is bad once.
+        let mut problems: Vec<Problem> = Vec::new();
+        for problem in reading.problems {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        (reading.settings, problems)
     }
 
     fn current<T>(
@@ -216,6 +225,7 @@ fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
         validrcptto: validrcptto(reading),
         maxrcpt: maxrcpt(reading),
         brtlimit: reading.whole("brtlimit", default::BRTLIMIT, 0, u64::from(u32::MAX)),
+        virtualdomains: virtualdomains(reading),
         spfbehavior: spfbehavior(reading),
         spf: spf_options(reading),
         timeoutsmtpd: timeout(reading, "timeoutsmtpd", default::TIMEOUTSMTPD),
@@ -268,6 +278,12 @@ fn validrcptto(reading: &mut Reading<'_>) -> Option<ValidRcptTo> {
 /// 0, as in the patch, is no limit.
 fn maxrcpt(reading: &mut Reading<'_>) -> Option<usize> {
     Some(reading.count("maxrcpt", 0, 0, default::MAXRCPT_MAX)).filter(|&most| most != 0)
+}
+
+fn virtualdomains(reading: &mut Reading<'_>) -> VirtualDomains {
+    let mut virtualdomains = VirtualDomains::default();
+    reading.lines("virtualdomains", |line| virtualdomains.add(line));
+    virtualdomains
 }
 
 fn spfbehavior(reading: &mut Reading<'_>) -> Behavior {
@@ -337,11 +353,9 @@ fn send(reading: &mut Reading<'_>) -> Send {
         reading.set("locals", me.clone(), Origin::Me);
         [&me].into_iter().collect()
     });
-    let mut virtualdomains = VirtualDomains::default();
-    reading.lines("virtualdomains", |line| virtualdomains.add(line));
     Send {
         locals,
-        virtualdomains,
+        virtualdomains: virtualdomains(reading),
         percenthack: reading.entries_or_none("percenthack"),
         envnoathost: reading.text("envnoathost", Missing::Me, Kind::Name),
         bouncefrom: reading.text("bouncefrom", Missing::Value(default::BOUNCEFROM), Kind::Name),

@@ -61,9 +61,9 @@ impl Refusal {
     }
 
     /// True for what counts towards the limit of errors a session: unknown commands, bad syntax, bad sequence, wrong
-    /// passwords.
+    /// passwords, or too many of them.
     pub(crate) const fn is_client_error(&self) -> bool {
-        matches!(self.code, 500..=504 | 535 | 555)
+        matches!(self.code, 454 | 500..=504 | 535 | 555)
     }
 
     /// Appends the reply line; `enhanced` when the client has said EHLO. A 421 always carries its enhanced code: qmail
@@ -121,6 +121,11 @@ impl Refusal {
     /// Bytes where the client must wait for an answer: before the greeting, behind STARTTLS, behind a line of AUTH.
     pub const fn protocol_violation() -> Self {
         Self::fixed(554, 5, 1, "SMTP protocol violation")
+    }
+
+    /// MAIL after many that came to no recipient.
+    pub const fn nobody_to_send_to() -> Self {
+        Self::fixed(503, 5, 1, "too many transactions without a recipient (#5.5.1)")
     }
 
     /// MAIL without TLS where FORCETLS asks for it (RFC 3207 4).

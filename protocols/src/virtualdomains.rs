@@ -29,6 +29,13 @@ impl VirtualDomains {
         self.first(std::iter::once(0).chain(ends).chain([address.len()]).map(|n| &address[n..]))
     }
 
+    /// Whether the domain is one of vpopmail's, which prepends to every address the domain itself: `DOMAIN:DOMAIN`. Without
+    /// this any `+user-` of users/assign, which a user's own home has, would be taken for a domain.
+    pub fn has_users(&self, domain: &[u8]) -> bool {
+        let domain = domain.to_ascii_lowercase();
+        self.entries.get(&domain).is_some_and(|prepend| prepend.eq_ignore_ascii_case(&domain))
+    }
+
     /// The address without what was prepended to it, as bounces name it (qmail-send, stripvdomprepend).
     pub fn strip<'a>(&self, address: &'a [u8]) -> &'a [u8] {
         let Some(at) = memchr::memrchr(b'@', address) else { return address };

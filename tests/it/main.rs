@@ -3,22 +3,36 @@
 //! Tests in a module `needs_X` need X, which may be missing; `tests/run` leaves those out and counts them as skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
+mod auth_guessing;
+mod auth_users;
 mod backpressure;
 mod bad_input;
+mod badlists;
 mod chaos;
+mod chkuser;
 mod clients;
 mod config;
 mod crash;
 mod explain;
+mod front;
 mod harness;
 mod metrics;
 mod mx;
 mod power_cut;
+mod qmailqueue;
 mod queue_tools;
+mod rblsmtpd;
 mod receive;
 mod relay;
 mod retry_bounce;
+mod simscan;
+mod smuggling;
+mod spf;
 mod spf_suite;
 mod stop;
 mod svc;
 mod tcprules;
+mod tls;
+mod tls_clients;
+mod tls_files;

@@ -8,11 +8,12 @@ use std::time::Duration;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX};
+use hickory_server::proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Notify;
 
 #[derive(Default)]
 struct Table {
@@ -20,12 +21,15 @@ struct Table {
     /// Names for which the server fails (RFC 1035 4.1.1, RCODE 2).
     failing: Vec<Name>,
     asked: BTreeMap<(String, String), usize>,
+    /// No question is answered while this is true.
+    held: bool,
 }
 
 /// The server; stops when dropped. A name that is not in the table does not exist (NXDOMAIN).
 pub struct Dns {
     address: SocketAddr,
     table: Arc<Mutex<Table>>,
+    released: Arc<Notify>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -37,14 +41,15 @@ impl Dns {
         let table = Arc::new(Mutex::new(Table::default()));
         let (udp, tcp) = runtime.block_on(sockets());
         let address = udp.local_addr().unwrap();
-        let handler = Handler(Arc::clone(&table));
+        let released = Arc::new(Notify::new());
+        let handler = Handler { table: Arc::clone(&table), released: Arc::clone(&released) };
         runtime.spawn(async move {
             let mut server = Server::new(handler);
             server.register_socket(udp);
             server.register_listener(tcp, Duration::from_secs(5), 16);
             server.block_until_done().await.unwrap();
         });
-        Self { address, table, runtime: Some(runtime) }
+        Self { address, table, released, runtime: Some(runtime) }
     }
 
     /// Where it answers.
@@ -78,6 +83,33 @@ impl Dns {
         self
     }
 
+    /// `name` has a text.
+    pub fn txt(&self, name: &str, text: &str) -> &Self {
+        self.add(name, RData::TXT(TXT::new(vec![text.to_owned()])));
+        self
+    }
+
+    /// The address has a name, of any bytes.
+    pub fn name_of(&self, address: &str, name: &str) -> &Self {
+        let address: IpAddr = address.parse().unwrap();
+        let name = Name::from_labels(name.split('.').map(str::as_bytes)).unwrap();
+        self.add(&Name::from(address).to_string(), RData::PTR(PTR(name)));
+        self
+    }
+
+    /// From now on questions are counted and wait for their answers, until [`Dns::release`].
+    pub fn hold(&self) -> &Self {
+        self.table.lock().unwrap().held = true;
+        self
+    }
+
+    /// All questions are answered, also those that waited.
+    pub fn release(&self) -> &Self {
+        self.table.lock().unwrap().held = false;
+        self.released.notify_waiters();
+        self
+    }
+
     /// Questions about `name` are answered with SERVFAIL.
     pub fn fail(&self, name: &str) -> &Self {
         self.table.lock().unwrap().failing.push(fqdn(name));
@@ -107,7 +139,8 @@ impl Drop for Dns {
     }
 }
 
-async fn sockets() -> (UdpSocket, TcpListener) {
+/// A port of both protocols.
+pub(crate) async fn sockets() -> (UdpSocket, TcpListener) {
     loop {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -122,13 +155,28 @@ fn fqdn(name: &str) -> Name {
     name
 }
 
-struct Handler(Arc<Mutex<Table>>);
+struct Handler {
+    table: Arc<Mutex<Table>>,
+    released: Arc<Notify>,
+}
 
 impl Handler {
+    /// Counts a question; comes back when it may be answered.
+    async fn count(&self, name: &Name, kind: RecordType) {
+        *self.table.lock().unwrap().asked.entry((name.to_string(), kind.to_string())).or_default() += 1;
+        loop {
+            // Before the look: a release between the two is not missed.
+            let released = self.released.notified();
+            if !self.table.lock().unwrap().held {
+                return;
+            }
+            released.await;
+        }
+    }
+
     /// The answer section, CNAMEs followed (RFC 1034 3.6.2).
     fn answer(&self, name: &Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
-        let mut table = self.0.lock().unwrap();
-        *table.asked.entry((name.to_string(), kind.to_string())).or_default() += 1;
+        let table = self.table.lock().unwrap();
         let mut name = name.clone();
         let mut answers = Vec::new();
         for _ in 0..8 {
@@ -162,6 +210,7 @@ impl RequestHandler for Handler {
     ) -> ResponseInfo {
         let info = request.request_info().unwrap();
         let name = Name::from(info.query.name()).to_lowercase();
+        self.count(&name, info.query.query_type()).await;
         let (code, answers) = self.answer(&name, info.query.query_type());
         let mut metadata = Metadata::response_from_request(info.metadata);
         metadata.response_code = code;

@@ -3,7 +3,10 @@
 //! Nothing here waits for luck: every wait names a condition and a limit, and says what was missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test harness fails by panicking")]
 
+pub mod certificate;
 pub mod chance;
+pub mod clamd;
+pub mod dialogue;
 pub mod disk;
 pub mod dns;
 pub mod host;
@@ -13,6 +16,11 @@ pub mod maildir;
 pub mod peer;
 pub mod postfix;
 pub mod probe;
+pub mod proxy;
+pub mod rbldnsd;
 pub mod smtp;
+pub mod spamd;
+pub mod spf_dns;
 pub mod spf_suite;
+pub mod stranger;
 pub mod wait;

@@ -40,7 +40,12 @@ pub struct Client {
 impl Client {
     /// Connects and reads the greeting.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let mut stream = BufReader::new(dial(address)?);
+        Self::greeted(dial(address)?)
+    }
+
+    /// Reads the greeting on a connection that is there.
+    pub fn greeted(stream: TcpStream) -> io::Result<Self> {
+        let mut stream = BufReader::new(stream);
         let greeting = read_reply(&mut stream)?;
         Ok(Self { stream, greeting })
     }
@@ -119,6 +124,21 @@ pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A connection from an own address: any of 127.0.0.0/8, or `::1`.
+pub fn dial_from(source: &str, address: SocketAddr) -> io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let source = SocketAddr::new(source.parse().unwrap(), 0);
+    let family = if source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, None)?;
+    bind(&socket, &source)?;
+    connect(&socket, &address)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A text with LF line ends as mail data on the wire: CRLF, dots doubled, the final dot.
 pub fn wire(text: &str) -> Vec<u8> {
     let mut data = Vec::with_capacity(text.len() + text.len() / 16 + 8);
@@ -163,7 +183,13 @@ pub fn read_reply(stream: &mut impl BufRead) -> io::Result<Reply> {
 /// At its end `S: (closes)` means that the server closes the connection.
 #[track_caller]
 pub fn play(address: SocketAddr, transcript: &str) {
-    let mut stream = BufReader::new(dial(address).unwrap());
+    play_on(dial(address).unwrap(), transcript);
+}
+
+/// [`play`] on a connection that is there.
+#[track_caller]
+pub fn play_on(stream: TcpStream, transcript: &str) {
+    let mut stream = BufReader::new(stream);
     for line in transcript.lines().map(str::trim).filter(|line| !line.is_empty()) {
         match line.split_at_checked(2) {
             Some(("C:", said)) => {

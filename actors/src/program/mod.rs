@@ -65,6 +65,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The default limits with this address space in bytes; 0: no limit of ours.
+    #[must_use]
+    pub fn memory(bytes: u64) -> Self {
+        Self { address_space: if bytes == 0 { u64::MAX } else { bytes }, ..Self::default() }
+    }
+
     /// The numbers of [`SHELL`]: KiB, seconds, 512-byte blocks, descriptors.
     fn arguments(self) -> [String; 4] {
         let number = |limit: u64, resource, unit: u64| {

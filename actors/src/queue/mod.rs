@@ -262,7 +262,8 @@ impl State {
         }
         let permit = self.receiving.try_acquire().ok_or(Refused::Busy)?;
         let trigger = self.arguments.queue.trigger.clone();
-        Ok(Reception::new(Arc::clone(&self.threads), trigger, invoker, permit, self.chunks.clone()))
+        let threads = Arc::clone(&self.threads);
+        Ok(Reception::new(threads, trigger, invoker, Arc::new(permit), self.chunks.clone()))
     }
 
     fn look(&mut self) {

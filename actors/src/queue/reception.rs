@@ -32,7 +32,8 @@ pub struct Reception {
     spilled: Vec<Permit>,
     /// Bytes of the line the queue put on top.
     head: usize,
-    _permit: Permit,
+    invoker: Invoker,
+    permit: Arc<Permit>,
 }
 
 /// A message on disk that is not in the queue yet, for those who look at it first.
@@ -62,7 +63,7 @@ impl Reception {
         threads: Arc<DiskThreads>,
         trigger: Trigger,
         invoker: Invoker,
-        permit: Permit,
+        permit: Arc<Permit>,
         chunks: Permits,
     ) -> Self {
         let qp = pid::next();
@@ -77,8 +78,17 @@ impl Reception {
             qp,
             chunks,
             spilled: Vec::new(),
-            _permit: permit,
+            invoker,
+            permit,
         }
+    }
+
+    /// A second reception for a changed copy of the same message, on the same permit: whoever holds a message is never
+    /// refused for want of another.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let (threads, trigger) = (Arc::clone(&self.threads), self.trigger.clone());
+        Self::new(threads, trigger, self.invoker, Arc::clone(&self.permit), self.chunks.clone())
     }
 
     /// The number of this queueing.

@@ -22,6 +22,7 @@ pub(super) struct Local {
 /// Looks, on a thread where that may take long. A message of more than `limit` bytes is not looked at.
 pub(super) async fn look(message: &Message, limit: u64) -> Result<Local, Trouble> {
     let message = message.clone();
+    // The message brings its permit: nobody waits any more after the deadline, but the thread is still at work.
     let looked = tokio::task::spawn_blocking(move || look_now(&message, limit)).await;
     looked.unwrap_or_else(|error| Err(Trouble::Message(error.to_string())))
 }

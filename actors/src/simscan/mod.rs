@@ -12,12 +12,14 @@ mod trouble;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mailtree_protocols::simscan::log::{self, Envelope, Scanner, State, Versions};
 use mailtree_protocols::simscan::options::Options;
 use mailtree_protocols::simscan::verdict::{Entry, Findings, Rules, SpamCheck, Verdict, decide, spam_check};
 
+use crate::permit::Permit;
 pub use address::Address;
 use local::Local;
 pub use trouble::Trouble;
@@ -48,7 +50,7 @@ pub struct Settings {
 pub const MIME_LIMIT: u64 = 32 * 1024 * 1024;
 
 /// A message to be scanned.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Message {
     /// A file with header and body, lines ended by LF.
     pub file: PathBuf,
@@ -68,6 +70,8 @@ pub struct Message {
     pub pid: u64,
     /// What is scanned.
     pub options: Options,
+    /// The right to scan it, as long as anybody is at work on it.
+    pub permit: Option<Arc<Permit>>,
 }
 
 /// What came out.

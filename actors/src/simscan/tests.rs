@@ -100,6 +100,7 @@ impl Host {
             ip: Some("192.0.2.1".parse().unwrap()),
             relayclient: false,
             pid: 47,
+            permit: None,
             options: control.evaluate(b"", []).options,
         }
     }

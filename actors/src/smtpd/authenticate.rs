@@ -70,7 +70,8 @@ impl Talk {
             self.client.variables.iter().map(|(name, value)| (os(name), os(value))).collect();
         if let Some(user) = self.session.user() {
             environment.push(("SMTP_AUTH_USER".into(), os(user)));
-            environment.retain(|(name, _)| name != "RELAYCLIENT");
+        }
+        if self.relays() && !self.client.is_set("RELAYCLIENT") {
             environment.push(("RELAYCLIENT".into(), OsString::new()));
         }
         if let Some(spf) = &self.spf {

@@ -67,11 +67,10 @@ pub(super) async fn enter(
     controls: &control::Smtpd,
     connection: &mut Connection,
 ) -> Result<Entered, Left> {
-    if connection.is_proxied() {
-        read_proxy(connection).await?;
-    }
+    let proxied = if connection.is_proxied() { read_proxy(connection).await } else { Ok(()) };
     let (ip, pid) = (connection.peer.ip().to_canonical(), connection.end.pid());
     connection.end.log_pid(ip);
+    proxied?;
     let host = host_of(ip, smtpd.reverse_dns, &smtpd.resolver).await;
     let hit = match smtpd.rule(ip, host.as_deref()) {
         Ok(hit) => hit,
@@ -98,10 +97,7 @@ pub(super) async fn enter(
         count(&smtpd.service, "deny");
         return Err(Left::Exit(DENIED));
     }
-    let secured = match client.text("SMTPS") {
-        Some("1") => Some(handshake(smtpd, connection).await?),
-        _ => None,
-    };
+    let secured = if client.is_set("SMTPS") { Some(handshake(smtpd, connection).await?) } else { None };
     if let Some(rejection) = rejected(smtpd, &client).await {
         count(&smtpd.service, "rblsmtpd");
         tracing::info!("{}", rejection.log(client.ip(), pid));
@@ -272,7 +268,7 @@ async fn converse(rejection: Rejection, seconds: u64, stream: &mut Stream) -> io
     let mut out = Vec::new();
     if seconds == 0 {
         rejection.write(&mut out);
-        timeout(PROXY, stream.write_all(&out)).await??;
+        timeout(PROXY, send(stream, &out)).await??;
         stream.shutdown().await?;
         return Ok(Left::Exit(0));
     }
@@ -280,7 +276,7 @@ async fn converse(rejection: Rejection, seconds: u64, stream: &mut Stream) -> io
     session.greeting(&mut out);
     let mut buffer = [0; 1024];
     let talked = timeout_at(end, async {
-        stream.write_all(&out).await?;
+        send(stream, &out).await?;
         loop {
             let read = stream.read(&mut buffer).await?;
             let mut rest = &buffer[..read];
@@ -291,7 +287,7 @@ async fn converse(rejection: Rejection, seconds: u64, stream: &mut Stream) -> io
                 out.clear();
                 let (taken, next) = session.receive(rest, &mut out);
                 rest = &rest[taken..];
-                stream.write_all(&out).await?;
+                send(stream, &out).await?;
                 if next == Next::Close {
                     return stream.shutdown().await;
                 }
@@ -302,6 +298,12 @@ async fn converse(rejection: Rejection, seconds: u64, stream: &mut Stream) -> io
         Ok(done) => done.map(|()| Left::Exit(0)),
         Err(_) => Ok(Left::Exit(1)),
     }
+}
+
+/// Sends all of it: TLS keeps what the socket does not take at once until it is flushed.
+pub(super) async fn send(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// Waits as SMTPD_GREETDELAY says, in seconds. A client that talks before it is greeted is no mail client.
@@ -346,7 +348,7 @@ pub(super) async fn refuse(connection: &mut Connection, refusal: &Refusal, code:
     refusal.write(false, &mut out);
     count_replies(&out);
     let said = async {
-        connection.stream.write_all(&out).await?;
+        send(&mut connection.stream, &out).await?;
         connection.stream.shutdown().await
     };
     match timeout(PROXY, said).await {

@@ -170,7 +170,7 @@ impl Smtpd {
     }
 
     fn explain_filters(&self, controls: &control::Smtpd, client: &Client) -> Vec<Line> {
-        let secured = client.text("SMTPS") == Some("1");
+        let secured = client.is_set("SMTPS");
         let policy = policy::policy(self, controls, client, secured, 0);
         let tls = match (secured, policy.starttls, policy.tls_required) {
             (true, ..) => "from the first byte (SMTPS)",
@@ -218,7 +218,7 @@ impl Smtpd {
             0 => "no limit".to_owned(),
             bytes => format!("{bytes} bytes"),
         };
-        let queue = match QmailQueue::of(client.text("QMAILQUEUE")) {
+        let queue = match QmailQueue::of(client.variables.get("QMAILQUEUE")) {
             QmailQueue::Own => "the queue".to_owned(),
             QmailQueue::Simscan => "simscan, then the queue".to_owned(),
             QmailQueue::Program(path) => format!("the program {}", path.display()),

@@ -1,8 +1,11 @@
 //! The data of a mail transaction: to the queue, past simscan, or through the program that QMAILQUEUE names.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -46,12 +49,13 @@ pub(super) enum QmailQueue {
 }
 
 impl QmailQueue {
-    pub(super) fn of(value: Option<&str>) -> Self {
+    pub(super) fn of(value: Option<&[u8]>) -> Self {
         let Some(value) = value.filter(|value| !value.is_empty()) else { return Self::Own };
-        match Path::new(value).file_name().and_then(|name| name.to_str()) {
+        let path = Path::new(OsStr::from_bytes(value));
+        match path.file_name().and_then(OsStr::to_str) {
             Some("qmail-queue") => Self::Own,
             Some("simscan") => Self::Simscan,
-            _ => Self::Program(value.into()),
+            _ => Self::Program(path.to_owned()),
         }
     }
 }
@@ -110,7 +114,7 @@ impl Talk {
             Mess::Lost(error) => return Err(refusal(&error)),
             Mess::None => return Err(Refusal::qq_crashed()),
         };
-        match QmailQueue::of(self.client.text("QMAILQUEUE")) {
+        match QmailQueue::of(self.client.variables.get("QMAILQUEUE")) {
             QmailQueue::Own => self.queue(*reception).await,
             QmailQueue::Simscan => self.simscan(*reception).await,
             QmailQueue::Program(path) => self.program(*reception, path).await,
@@ -145,7 +149,7 @@ impl Talk {
             tracing::error!("alert: unable to read controls: {error}");
             Refusal::qq_configuration()
         })?;
-        for warning in found.warnings().iter().filter(|_| self.smtpd.simcontrol_is_new(&found)) {
+        for warning in self.smtpd.new_warnings(&found) {
             tracing::warn!("simscan: warning: {warning}");
         }
         let recipients = transaction.forward_paths.iter().map(Vec::as_slice);
@@ -153,7 +157,7 @@ impl Talk {
         let program = options.qmailqueue.clone();
         let settings = &self.smtpd.simscan;
         let begin = Instant::now();
-        let Ok(_permit) = timeout(settings.deadline, self.smtpd.scanning.acquire()).await else {
+        let Ok(permit) = timeout(settings.deadline, self.smtpd.scanning.acquire()).await else {
             tracing::warn!("simscan: warning: no scanner was free in time");
             return Err(Refusal::qq_temporarily_rejected());
         };
@@ -172,6 +176,7 @@ impl Talk {
             relayclient: self.relays(),
             pid: self.connection.end.pid(),
             options,
+            permit: Some(Arc::new(permit)),
         };
         let scan = simscan::scan(&settings, message).await;
         for line in scan.log {
@@ -179,10 +184,10 @@ impl Talk {
         }
         match scan.verdict {
             Verdict::Pass => {
-                let mut passed = self.reception().await?;
+                let mut passed = reception.copy();
                 passed.write(&scan.header).await.map_err(|error| refusal(&error))?;
                 copy(&held, &mut passed).await.map_err(|error| refusal(&error))?;
-                match QmailQueue::of(program.as_deref()) {
+                match QmailQueue::of(program.as_deref().map(str::as_bytes)) {
                     QmailQueue::Program(path) => self.program(passed, path).await,
                     QmailQueue::Own | QmailQueue::Simscan => self.queue(passed).await,
                 }
@@ -211,10 +216,7 @@ impl Talk {
     }
 
     fn limited(&self, program: Program) -> Program {
-        match self.smtpd.program_memory {
-            0 => program,
-            address_space => program.limits(Limits { address_space, ..Limits::default() }),
-        }
+        program.limits(Limits::memory(self.smtpd.program_memory))
     }
 }
 

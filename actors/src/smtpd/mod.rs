@@ -17,8 +17,7 @@ mod sender;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mailtree_config::control::{self, Control};
@@ -83,8 +82,8 @@ pub struct Smtpd {
     pub checkpassword: Option<Program>,
     /// How messages are scanned.
     pub simscan: simscan::Settings,
-    /// The rules of simscan whose warnings were told, by their place in memory.
-    pub simcontrol: AtomicUsize,
+    /// The warnings about the rules of simscan that were told last.
+    pub simcontrol: Mutex<Vec<String>>,
     /// Messages scanned at once.
     pub scanning: Permits,
     /// Programs run at once, and for how long each.
@@ -106,10 +105,14 @@ impl Smtpd {
         Actor::spawn_linked(None, SmtpdSession, (self, connection), tcpserver).await.map(drop)
     }
 
-    /// Whether these rules are seen for the first time.
-    fn simcontrol_is_new(&self, rules: &Arc<Simcontrol>) -> bool {
-        let place = Arc::as_ptr(rules).addr();
-        self.simcontrol.swap(place, Ordering::Relaxed) != place
+    /// What is wrong with these rules, unless it was told before: files that are read again have the same warnings.
+    fn new_warnings(&self, rules: &Simcontrol) -> Vec<String> {
+        let mut told = self.simcontrol.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == rules.warnings() {
+            return Vec::new();
+        }
+        rules.warnings().clone_into(&mut told);
+        told.clone()
     }
 
     /// How long a client may take for its part of a handshake.
@@ -342,6 +345,8 @@ impl Talk {
         let mut part = (&mut self.connection.stream).take(CHUNK as u64);
         let stopped = tokio::select! {
             biased;
+            // Whoever always has something to say does not outlive the limit either.
+            () = std::future::ready(()), if Instant::now() >= self.died => false,
             _ = self.connection.stopping.wait_for(|stopping| *stopping) => true,
             read = timeout_at(deadline, part.read_buf(&mut self.input)) => match read {
                 Ok(read) => return Ok(read? > 0),
@@ -364,7 +369,7 @@ impl Talk {
         }
         count_replies(&self.out);
         // A client that does not read is as silent as one that does not write.
-        match timeout(self.timeout, self.connection.stream.write_all(&self.out)).await {
+        match timeout(self.timeout, entry::send(&mut self.connection.stream, &self.out)).await {
             Ok(written) => written?,
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }

@@ -56,6 +56,7 @@ impl Chkuser {
                 &|name| match name {
                     "RELAYCLIENT" if relays => Some(Vec::new()),
                     "CHKUSER_START" if strict => Some(b"ALWAYS".to_vec()),
+                    "CHKUSER_MUSTAUTH" => client.variables.get(name).map(<[u8]>::to_vec),
                     name if strict && name.starts_with("CHKUSER_") => None,
                     name => client.variables.get(name).map(<[u8]>::to_vec),
                 },

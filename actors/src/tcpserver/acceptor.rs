@@ -101,8 +101,10 @@ impl State {
         // A client that has gone already has no address any more.
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return Ok(()) };
         stream.set_nodelay(true)?;
-        let per_address = self.shared.admit(peer.ip());
-        if per_address.is_none() && !arguments.is_proxy(peer.ip()) {
+        // Of a proxy its clients count, as soon as it has said who they are.
+        let is_proxy = arguments.is_proxy(peer.ip());
+        let per_address = if is_proxy { None } else { self.shared.admit(peer.ip()) };
+        if per_address.is_none() && !is_proxy {
             let mut refusal = Vec::new();
             Refusal::too_many_connections().write(false, &mut refusal);
             // Never waits: what the client's window does not take at once it does not get.

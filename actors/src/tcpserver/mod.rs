@@ -75,13 +75,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// A permit for one more connection from `ip`; none for a proxy, and none when the limit is reached.
+    /// A permit for one more connection of the client at `ip`; none when the limit is reached.
     fn admit(&self, ip: IpAddr) -> Option<AddressPermit> {
         let Self { arguments, per_address, .. } = self;
         let (service, ip) = (&arguments.service, ip.to_canonical());
-        if arguments.is_proxy(ip) {
-            return None;
-        }
         let limit = if arguments.is_unlimited(ip) { u32::MAX } else { arguments.per_ip };
         let permit = per_address.try_acquire(ip, limit);
         let verdict = if permit.is_some() { "ok" } else { "per-ip" };
@@ -148,6 +145,8 @@ impl Actor for Tcpserver {
             stopping: stop,
             arguments,
         };
+        let service = &shared.arguments.service;
+        tracing::info!(service, "{}", line::status(0, shared.arguments.concurrency));
         myself.cast(Message::Accept)?;
         Ok(State { shared: Arc::new(shared), stopping, acceptor: None, paused: false })
     }

@@ -1,8 +1,8 @@
 //! Slows the guessing of passwords.
 //!
 //! Failures are counted for the account and for the network they come from: an IPv4 address, or an IPv6 /64, which is
-//! what one site gets. (A wider IPv4 network would make strangers answer for each other.) One failure is forgotten each
-//! [`Limits::forget`]. Beyond a number that is free each further failure doubles the wait, and after the longest wait
+//! what one line gets; of a /48, which has 65,536 of them, the sum is counted too. (A wider IPv4 network would make strangers
+//! answer for each other.) One failure is forgotten each [`Limits::forget`]. Beyond a number that is free each further failure doubles the wait, and after the longest wait
 //! attempts are refused until enough is forgotten.
 //!
 //! What keeps this fair: a network on the allow-list is never slowed; the same wrong password again, as from a device
@@ -33,6 +33,8 @@ pub struct Limits {
     pub account_free: u32,
     /// So many failures of a network are free; many users may share one.
     pub network_free: u32,
+    /// So many failures of a site are free: of an IPv6 /48, which has 65,536 networks.
+    pub site_free: u32,
     /// The first wait; each further failure doubles it.
     pub first_wait: u64,
     /// The longest wait; after it attempts are refused.
@@ -53,6 +55,7 @@ impl Default for Limits {
         Self {
             account_free: 3,
             network_free: 10,
+            site_free: 100,
             first_wait: 1_000,
             longest_wait: 30_000,
             forget: 5 * 60_000,
@@ -92,6 +95,8 @@ pub struct Throttle {
     key: [u8; 16],
     accounts: Sketch,
     networks: Sketch,
+    /// Failures of trusted networks, by account and network: only who has had a right password raises these.
+    pairs: Sketch,
     /// Networks of successes, by account.
     trusted: Recent,
     /// Wrong passwords that were counted, by account and network.
@@ -105,6 +110,15 @@ impl std::fmt::Debug for Throttle {
     }
 }
 
+/// Where an attempt is counted.
+struct Keys {
+    account: u64,
+    network: u64,
+    site: Option<u64>,
+    /// The account from this network.
+    pair: u64,
+}
+
 impl Throttle {
     /// Remembers nothing yet. `key` is random and never told.
     pub fn new(limits: Limits, key: [u8; 16]) -> Self {
@@ -113,6 +127,7 @@ impl Throttle {
             key,
             accounts: Sketch::new(),
             networks: Sketch::new(),
+            pairs: Sketch::new(),
             trusted: Recent::new(),
             counted: Recent::new(),
         }
@@ -126,17 +141,19 @@ impl Throttle {
         if attempt.allowed {
             return Verdict::Go;
         }
-        let (account, network) = self.keys(attempt);
-        let failures =
-            |table: &Sketch, key| table.until(key).saturating_sub(attempt.now).div_ceil(self.forget());
-        let of_network = failures(&self.networks, network).saturating_sub(self.limits.network_free.into());
-        let trusted = self.hash(b"trusted", &[account, network]);
-        let of_account = if self.trusted.contains(account, trusted, attempt.now) {
-            0
-        } else {
-            failures(&self.accounts, account).saturating_sub(self.limits.account_free.into())
+        let Keys { account, network, site, pair } = self.keys(attempt);
+        let failures = |table: &Sketch, key, free: u32| {
+            let since = table.until(key).saturating_sub(attempt.now);
+            since.div_ceil(self.forget()).saturating_sub(free.into())
         };
-        self.verdict(of_account.max(of_network))
+        let Limits { account_free, network_free, site_free, .. } = self.limits;
+        self.verdict(if self.trusted.contains(account, pair, attempt.now) {
+            failures(&self.pairs, pair, account_free)
+        } else {
+            failures(&self.accounts, account, account_free)
+                .max(failures(&self.networks, network, network_free))
+                .max(site.map_or(0, |site| failures(&self.networks, site, site_free)))
+        })
     }
 
     fn verdict(&self, failures: u64) -> Verdict {
@@ -156,7 +173,7 @@ impl Throttle {
         if attempt.allowed {
             return;
         }
-        let (account, network) = self.keys(attempt);
+        let Keys { account, network, site, pair } = self.keys(attempt);
         if let Some(password) = password {
             let place = self.hash(b"counted", &[account, network]);
             let password = self.digest(b"password", &[&place.to_le_bytes(), password]);
@@ -167,32 +184,42 @@ impl Throttle {
             }
         }
         let forget = self.forget();
-        let most = attempt.now.saturating_add(forget.saturating_mul(self.limits.remembered.into()));
-        for (table, key) in [(&mut self.accounts, account), (&mut self.networks, network)] {
+        let Limits { remembered, site_free, .. } = self.limits;
+        let raise = |table: &mut Sketch, key, remembered: u32| {
+            let most = attempt.now.saturating_add(forget.saturating_mul(remembered.into()));
             let until = table.until(key).max(attempt.now).saturating_add(forget);
             table.raise(key, until.min(most));
+        };
+        if self.trusted.contains(account, pair, attempt.now) {
+            raise(&mut self.pairs, pair, remembered);
+        }
+        raise(&mut self.accounts, account, remembered);
+        raise(&mut self.networks, network, remembered);
+        if let Some(site) = site {
+            raise(&mut self.networks, site, remembered.saturating_add(site_free));
         }
     }
 
     /// A proof was right.
     pub fn succeeded(&mut self, attempt: &Attempt<'_>) {
-        let (account, network) = self.keys(attempt);
-        let trusted = self.hash(b"trusted", &[account, network]);
-        self.trusted.insert(account, trusted, attempt.now.saturating_add(self.limits.trust));
+        let Keys { account, pair, .. } = self.keys(attempt);
+        self.trusted.insert(account, pair, attempt.now.saturating_add(self.limits.trust));
     }
 
     fn forget(&self) -> u64 {
         self.limits.forget.max(1)
     }
 
-    /// The keys of the account and of the network.
-    fn keys(&self, attempt: &Attempt<'_>) -> (u64, u64) {
+    fn keys(&self, attempt: &Attempt<'_>) -> Keys {
         let account = self.digest(b"account", &[&attempt.account.to_ascii_lowercase()]);
-        let network = match attempt.client.to_canonical() {
-            IpAddr::V4(address) => self.digest(b"network", &[&address.octets()]),
-            IpAddr::V6(address) => self.digest(b"network", &[&address.octets()[..8]]),
+        let (network, site) = match attempt.client.to_canonical() {
+            IpAddr::V4(address) => (self.digest(b"network", &[&address.octets()]), None),
+            IpAddr::V6(address) => {
+                let octets = address.octets();
+                (self.digest(b"network", &[&octets[..8]]), Some(self.digest(b"site", &[&octets[..6]])))
+            }
         };
-        (account, network)
+        Keys { account, network, site, pair: self.hash(b"trusted", &[account, network]) }
     }
 
     fn hash(&self, purpose: &[u8], keys: &[u64]) -> u64 {

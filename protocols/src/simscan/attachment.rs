@@ -102,11 +102,16 @@ fn delimiter(line: &[u8], levels: &[Level]) -> Option<(usize, bool)> {
     exact.or_else(|| levels.iter().rposition(|level| level.is_alike(line)).map(|at| (at, false)))
 }
 
+/// Bytes behind a line that begins a file in uuencode at which is looked.
+const MAX_ENCODED_LINE: usize = 64;
+
 /// The name of a file that begins here in uuencode, which old programs take for an attachment in any text.
 fn uuencoded(line: &[u8], rest: &[u8]) -> Option<String> {
     let line = line.strip_prefix(b"begin ")?;
     let digits = line.iter().take_while(|b| matches!(b, b'0'..=b'7')).count();
     let name = line[digits..].strip_prefix(b" ")?.trim_ascii();
+    // A line of uuencode has at most 61 bytes. No further is looked: what follows may be one line of megabytes.
+    let rest = &rest[..rest.len().min(MAX_ENCODED_LINE)];
     let first = rest.split(|b| b"\r\n".contains(b)).next()?;
     let encoded = first.len() > 1 && first.iter().all(|b| matches!(b, b' '..=b'`'));
     let begins = matches!(digits, 3 | 4) && !name.is_empty() && name.len() <= 1024 && encoded;
@@ -168,9 +173,11 @@ impl Walk<'_> {
                     self.part(at, exact, start, &mut place)?;
                 } else if let Some(header) = &mut place.header {
                     header.line(piece, n > 0, &mut self.budget, self.found)?;
-                } else if let Some(name) = uuencoded(piece, &text[next..]) {
+                } else if piece.starts_with(b"begin ") {
                     self.budget = self.budget.checked_sub(1).ok_or(TooComplex)?;
-                    (self.found)(&name);
+                    if let Some(name) = uuencoded(piece, &text[next..]) {
+                        (self.found)(&name);
+                    }
                 }
             }
             start = next;

@@ -17,6 +17,8 @@ pub(super) enum Command<'a> {
     Mail(Mail),
     Rcpt(Vec<u8>),
     Data,
+    /// Not offered (RFC 3030); what follows it is a message, and never to be read as commands.
+    Bdat,
     Rset,
     Noop,
     Vrfy,
@@ -46,6 +48,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command<'_>, Refusal> {
         b"STARTTLS" => return Err(Refusal::starttls_parameters()),
         b"AUTH" => auth(argument),
         b"DATA" => Command::Data,
+        b"BDAT" => Command::Bdat,
         b"RSET" => Command::Rset,
         b"NOOP" => Command::Noop,
         b"VRFY" => Command::Vrfy,

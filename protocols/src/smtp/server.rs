@@ -24,6 +24,9 @@ pub const MAX_REPLIES: usize = 16 * 1024;
 /// Errors answered in one session; the next one is answered with 421.
 pub const MAX_ERRORS: u32 = 20;
 
+/// Transactions in a row that come to no recipient; each may cost the host a hundred questions. The next one is an error.
+pub const MAX_IDLE: u32 = 20;
+
 /// What the host decided for this connection before the first byte, from control files and tcp.smtp.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -142,6 +145,8 @@ pub struct Session {
     transaction: Option<Transaction>,
     errors: u32,
     refused_recipients: u32,
+    /// Transactions since the last recipient.
+    idle: u32,
 }
 
 impl Session {
@@ -160,6 +165,7 @@ impl Session {
             transaction: None,
             errors: 0,
             refused_recipients: 0,
+            idle: 0,
         }
     }
 
@@ -381,6 +387,7 @@ impl Session {
         self.phase = Phase::Command;
         match (answer, &mut self.transaction) {
             (Ok(forward_path), Some(transaction)) => {
+                self.idle = 0;
                 transaction.forward_paths.push(forward_path);
                 reply::RECIPIENT_OK.write(self.extended, out);
             }
@@ -454,6 +461,7 @@ impl Session {
                 }
                 self.phase = Phase::Open;
             }
+            Command::Bdat => self.close(&Refusal::unimplemented(), out),
             Command::Rset => {
                 self.transaction = None;
                 reply::FLUSHED.write(self.extended, out);
@@ -522,6 +530,10 @@ impl Session {
         }
         if self.user.is_none() && self.policy.auth.as_ref().is_some_and(|auth| auth.required) {
             return Err(Refusal::auth_required());
+        }
+        self.idle = self.idle.saturating_add(1);
+        if self.idle > MAX_IDLE {
+            return Err(Refusal::nobody_to_send_to());
         }
         let limit = self.policy.databytes;
         if limit != 0 && mail.size.is_some_and(|size| size > limit) {

@@ -2,6 +2,9 @@
 
 use super::text::{MAX_NAME, domain_name};
 
+/// Parts a name is made of, counted from the right. Parts that expand to nothing would otherwise cost without bound.
+const MAX_PARTS: usize = 128;
+
 /// A text with macros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MacroString(Vec<Part>);
@@ -123,10 +126,13 @@ impl MacroString {
         mut value: impl FnMut(Letter) -> Result<Vec<u8>, E>,
     ) -> Result<Option<String>, E> {
         let mut name = Vec::new();
-        for part in self.0.iter().rev() {
+        for (n, part) in self.0.iter().rev().enumerate() {
             // One more for the trailing dot. A label cut in two here is the leftmost, and goes.
             if name.len() > MAX_NAME + 1 {
                 break;
+            }
+            if n == MAX_PARTS {
+                return Ok(None);
             }
             let mut longer = part.expand(&mut value)?;
             longer.append(&mut name);

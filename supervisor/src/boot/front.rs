@@ -2,8 +2,7 @@
 //! nothing.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 
 use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::filter::rblsmtpd;
@@ -41,11 +40,12 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(host: &Host, queue: Queue) -> Self {
         let paths = host.paths();
+        let controls = Arc::new(Control::new(&paths.control));
         Self {
-            controls: Arc::new(Control::new(&paths.control)),
+            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"))),
+            controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
             tls: Tls::new(paths.control),
-            users: Users::new(Vpopmail::new(paths.users.join("cdb"))),
             queue,
             scanning: Permits::new("scanners", host.scanners.at_once),
             programs: Permits::new("programs", host.programs.at_once),
@@ -63,11 +63,7 @@ impl Front {
             .map_err(|error| StartError::Permanent(format!("services.{service}.rblsmtpd: {error}")))?;
         let Programs { deadline, memory, .. } = host.programs;
         let checkpassword = smtpd.checkpassword.split_first().map(|(program, arguments)| {
-            let program = Program::new(program).arguments(arguments);
-            match memory {
-                0 => program,
-                address_space => program.limits(Limits { address_space, ..Limits::default() }),
-            }
+            Program::new(program).arguments(arguments).limits(Limits::memory(memory))
         });
         Ok(Smtpd {
             service: service.to_owned(),
@@ -85,7 +81,7 @@ impl Front {
             auth_in_clear: smtpd.auth_in_clear,
             checkpassword,
             simscan: scanners(&host.scanners, host),
-            simcontrol: AtomicUsize::new(0),
+            simcontrol: Mutex::default(),
             scanning: self.scanning.clone(),
             programs: (self.programs.clone(), deadline),
             program_memory: memory,

@@ -47,9 +47,9 @@ fn model(data: &[u8]) -> End {
 }
 
 fn against_the_model(input: &[u8], cuts: &[u8]) {
-    let mut whole = Host::new(host::policy(0), true);
+    let mut whole = Host::new(host::policy(0));
     whole.feed(&[OPENING, input].concat());
-    let mut pieces = Host::new(host::policy(0), true);
+    let mut pieces = Host::new(host::policy(0));
     pieces.feed(OPENING);
     pieces.feed_in_pieces(input, cuts);
     assert_eq!(whole.out, pieces.out);
@@ -79,7 +79,7 @@ fn through_both_sides(mess: &[u8], cuts: &[u8]) {
         return;
     }
     wire.extend_from_slice(b".\r\n");
-    let mut host = Host::new(host::policy(0), true);
+    let mut host = Host::new(host::policy(0));
     host.feed(OPENING);
     host.feed(&wire);
     let lines = String::from_utf8_lossy(mess).replace("\r\n", "\n").replace('\r', "\n");

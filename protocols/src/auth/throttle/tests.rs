@@ -147,10 +147,12 @@ fn guessing_elsewhere_does_not_lock_out_a_network_of_success() {
         (1, JOE, AWAY, Expect(Refuse)),
         (1, JOE, HOME, Expect(Go)),
         (1, JOE, "203.0.113.5", Expect(Refuse)),
-        // It vouches for no other account, and its own failures count.
+        // It vouches for no other account, and other accounts' failures do not count against it.
         (1, MAX, "203.0.113.5", Guesses(10)),
         (1, MAX, HOME, Expect(Refuse)),
         (1, MAX, HOME, Guesses(11)),
+        (1, JOE, HOME, Expect(Go)),
+        (1, JOE, HOME, Guesses(4)),
         (1, JOE, HOME, Expect(Wait(1_000))),
         // Trust ends.
         (month - 1, JOE, AWAY, Guesses(4)),
@@ -164,7 +166,9 @@ fn a_success_clears_nothing() {
     play(&[
         (0, JOE, AWAY, Guesses(17)),
         (0, MAX, AWAY, Right),
-        (0, MAX, AWAY, Expect(Refuse)),
+        // His own account is his; it opens no other.
+        (0, MAX, AWAY, Expect(Go)),
+        (0, JOE, AWAY, Expect(Refuse)),
         (0, JOE, HOME, Right),
         (0, JOE, "203.0.113.5", Expect(Refuse)),
     ]);
@@ -196,6 +200,7 @@ fn odd_limits_and_times() {
     let zero = Limits {
         account_free: 0,
         network_free: 0,
+        site_free: 0,
         first_wait: 0,
         longest_wait: 0,
         forget: 0,
@@ -205,6 +210,7 @@ fn odd_limits_and_times() {
     let most = Limits {
         account_free: 0,
         network_free: 0,
+        site_free: 0,
         first_wait: u64::MAX,
         longest_wait: u64::MAX,
         forget: u64::MAX,
@@ -276,4 +282,33 @@ proptest! {
         flood(&mut throttle, seed, 1000);
         prop_assert!(rank(throttle.before(&attempt(0, JOE, HOME))) >= before);
     }
+}
+
+#[test]
+fn one_site_cannot_raise_all_networks() {
+    let mut throttle = Throttle::new(Limits::default(), [7; 16]);
+    let from = |n: u32| format!("2001:db8:1:{n:x}::1");
+    for n in 0..200 {
+        let client = from(n % 60_000);
+        if throttle.before(&attempt(0, JOE, &client)) == Refuse {
+            break;
+        }
+        throttle.failed(&attempt(0, &format!("user{n}@x.test"), &client), Some(&n.to_le_bytes()));
+    }
+    assert_eq!(throttle.before(&attempt(0, MAX, &from(50_000))), Refuse, "the site is over");
+    assert_eq!(throttle.before(&attempt(0, MAX, "2001:db8:2::1")), Go, "the next one is not");
+}
+
+#[test]
+fn whoever_was_right_before_is_held_to_his_own_failures() {
+    play(&[
+        (0, JOE, HOME, Right),
+        // Others guess at the account from elsewhere, and at others from this network.
+        (1, JOE, AWAY, Guesses(40)),
+        (1, MAX, HOME, Guesses(40)),
+        (1, JOE, HOME, Expect(Go)),
+        (1, MAX, HOME, Expect(Refuse)),
+        (1, JOE, HOME, Guesses(40)),
+        (1, JOE, HOME, Expect(Refuse)),
+    ]);
 }
