@@ -40,7 +40,7 @@ impl Vpopmail {
     /// # Errors
     /// When users/cdb cannot be read or is damaged.
     pub fn domain(&self, name: &[u8]) -> io::Result<Option<Domain>> {
-        if !self.control.smtpd().map_err(io::Error::other)?.virtualdomains.has_users(name) {
+        if !self.control.virtualdomains().map_err(io::Error::other)?.has_users(name) {
             return Ok(None);
         }
         let Some(users) = self.open(&self.users_cdb)? else { return Ok(None) };

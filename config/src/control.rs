@@ -58,8 +58,6 @@ pub struct Smtpd {
     pub maxrcpt: Option<usize>,
     /// Refused recipients after which a session ends; 0: none.
     pub brtlimit: u64,
-    /// The virtual domains, as qmail-send has them: only they have users of their own.
-    pub virtualdomains: VirtualDomains,
     /// What is done about SPF.
     pub spfbehavior: Behavior,
     /// The local words on SPF: `spfrules`, `spfguess`, `spfexp`.
@@ -119,6 +117,7 @@ pub struct Control {
     smtpd: Mutex<Option<Kept<Smtpd>>>,
     remote: Mutex<Option<Kept<Remote>>>,
     simcontrol: Mutex<Option<Kept<Simcontrol>>>,
+    virtualdomains: Mutex<Option<Kept<VirtualDomains>>>,
 }
 
 /// What was read, and from which versions of the files. A bad file stays bad until it is changed.
@@ -136,6 +135,7 @@ impl Control {
             smtpd: Mutex::new(None),
             remote: Mutex::new(None),
             simcontrol: Mutex::new(None),
+            virtualdomains: Mutex::new(None),
         }
     }
 
@@ -157,6 +157,11 @@ impl Control {
     /// What simscan reads, as the files are now. An error: `451 qq unable to read configuration`.
     pub fn simcontrol(&self) -> Result<Arc<Simcontrol>, Error> {
         self.current(&self.simcontrol, simcontrol)
+    }
+
+    /// The virtual domains as the file is now: those that have users of their own are in it.
+    pub fn virtualdomains(&self) -> Result<Arc<VirtualDomains>, Error> {
+        self.current(&self.virtualdomains, virtualdomains)
     }
 
     /// What qmail-send reads.
@@ -225,7 +230,6 @@ fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
         validrcptto: validrcptto(reading),
         maxrcpt: maxrcpt(reading),
         brtlimit: reading.whole("brtlimit", default::BRTLIMIT, 0, u64::from(u32::MAX)),
-        virtualdomains: virtualdomains(reading),
         spfbehavior: spfbehavior(reading),
         spf: spf_options(reading),
         timeoutsmtpd: timeout(reading, "timeoutsmtpd", default::TIMEOUTSMTPD),

@@ -76,6 +76,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_domain_that_prepends_itself_has_users() {
+        let mut domains = VirtualDomains::default();
+        for line in [
+            "A.example:a.example",
+            "b.example:joe",
+            "joe@c.example:c.example",
+            ".d.example:d.example",
+            "e.example:",
+        ] {
+            domains.add(line.as_bytes()).unwrap();
+        }
+        assert!(domains.has_users(b"a.EXAMPLE"));
+        for other in ["b.example", "joe", "c.example", "d.example", "x.d.example", "e.example", ""] {
+            assert!(!domains.has_users(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
     fn the_order_of_the_keys() {
         let all =
             domains(&["joe@one.example:joe", "one.example:one", ".example:any", "plain.example:", ":rest"]);

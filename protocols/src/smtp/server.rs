@@ -249,6 +249,7 @@ impl Session {
                     return (read, Next::Read);
                 }
                 Phase::Command | Phase::Exchange(_) => {
+                    let said = out.len();
                     let (length, event) = self.line.read(rest);
                     read += length;
                     let whole = event.is_some();
@@ -260,6 +261,7 @@ impl Session {
                     let must_wait =
                         matches!(self.phase, Phase::Starttls | Phase::Exchange(_) | Phase::Authenticate(_));
                     if whole && must_wait && read < input.len() {
+                        out.truncate(said);
                         self.close(&Refusal::protocol_violation(), out);
                     }
                 }

@@ -2,7 +2,7 @@
 
 use mailtree_protocols::auth::smtpauth::SmtpAuth;
 use mailtree_protocols::reply::Refusal;
-use mailtree_protocols::smtp::server::{MAX_CHUNK, MAX_ERRORS, MAX_LINE, MAX_REPLIES, Policy};
+use mailtree_protocols::smtp::server::{MAX_CHUNK, MAX_ERRORS, MAX_IDLE, MAX_LINE, MAX_REPLIES, Policy};
 use proptest::prelude::*;
 
 use crate::host::{ACCEPT, Answers, Event, Host, play, play_relayclient, policy};
@@ -657,6 +657,8 @@ fn nothing_may_come_behind_starttls_or_a_line_of_auth() {
         }
         host.feed(format!("{line}\r\nMAIL FROM:<a@b.example>\r\n").as_bytes());
         assert_eq!(host.last_reply(), "554 5.5.1 SMTP protocol violation", "{line}");
+        let replies = String::from_utf8(host.out.clone()).unwrap();
+        assert!(!replies.contains("ready for tls"), "{line}: two answers");
         assert_eq!(host.events, [Event::Close], "{line}");
         assert!(host.session.user().is_none() && host.session.credentials().is_none(), "{line}");
     }
@@ -696,4 +698,48 @@ fn a_sender_that_is_refused_at_mail_leaves_no_transaction() {
         S: 250 ok
         ",
     );
+}
+
+#[test]
+fn who_authenticated_before_starttls_is_nobody_after_it() {
+    let policy = Policy { starttls: true, auth: auth("!"), auth_in_clear: true, ..policy() };
+    play(
+        policy,
+        ACCEPT,
+        "
+        S: 220 mx.example.com ESMTP
+        C: HELO client.example
+        S: 250 mx.example.com
+        C: AUTH PLAIN AGpvZQBzZWNyZXQ=
+        S: 235 ok, go ahead (#2.0.0)
+        C: STARTTLS
+        S: 220 ready for tls
+        C: MAIL FROM:<a@b.example>
+        S: 530 Authorization required (#5.7.1)
+        ",
+    );
+}
+
+#[test]
+fn transactions_without_a_recipient_are_counted() {
+    let mut host = Host::new(policy(), ACCEPT);
+    for _ in 0..MAX_IDLE {
+        host.feed(b"MAIL FROM:<a@b.example>\r\nRSET\r\n");
+        assert_eq!(host.last_reply(), "250 flushed");
+    }
+    host.feed(b"MAIL FROM:<a@b.example>\r\n");
+    assert_eq!(host.last_reply(), "503 too many transactions without a recipient (#5.5.1)");
+    let mut host = Host::new(policy(), ACCEPT);
+    for _ in 0..2 * MAX_IDLE {
+        host.feed(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<ann@example.com>\r\nRSET\r\n");
+        assert_eq!(host.last_reply(), "250 flushed", "a recipient is no waste");
+    }
+}
+
+#[test]
+fn what_follows_bdat_is_never_read_as_commands() {
+    let mut host = Host::new(policy(), ACCEPT);
+    host.feed(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<ann@example.com>\r\nBDAT 6 LAST\r\nDATA\r\n");
+    assert_eq!(host.last_reply(), "502 unimplemented (#5.5.1)");
+    assert_eq!(host.events, [Event::Close]);
 }

@@ -236,3 +236,13 @@ proptest! {
         prop_assert!(names(&message, &mut |_| ()).is_ok());
     }
 }
+
+/// Bare CRs stand in a message that is encoded as a whole; each piece may begin a file, and all have the same line behind.
+#[test]
+fn many_beginnings_of_uuencode_cost_no_more_than_their_bytes() {
+    let text = ["begin 644 a\r".repeat(9_000), "A".repeat(8_000_000), "a".to_owned()].concat();
+    let message = format!("Subject: x\n\n{text}");
+    assert_eq!(blocked(message.as_bytes(), &[".exe".to_owned()]), Ok(None));
+    let more = format!("Subject: x\n\n{}", "begin 644 a\r".repeat(11_000));
+    assert_eq!(blocked(more.as_bytes(), &[".exe".to_owned()]), Err(TooComplex));
+}
