@@ -58,7 +58,9 @@ pub enum Verdict {
     },
     /// It is not.
     Refused,
-    /// Nobody can say now, or the client guesses too fast.
+    /// There were too many wrong passwords for the account or from the network; nothing was checked.
+    TooMany,
+    /// Nobody can say now.
     Temporary,
 }
 
@@ -85,7 +87,7 @@ impl Users {
         };
         let account = login.address();
         if !self.wait(&account, asker.ip).await {
-            return Verdict::Temporary;
+            return Verdict::TooMany;
         }
         let users = self.clone();
         let (job, job_service, whose) = (credentials.clone(), service.clone(), login);

@@ -29,6 +29,7 @@ impl Talk {
                 Ok(())
             }
             Verdict::Refused => Err(Refusal::auth_failed()),
+            Verdict::TooMany => Err(Refusal::auth_too_many_failures()),
             Verdict::Temporary => Err(Refusal::auth_temporary()),
         }
     }
@@ -36,7 +37,7 @@ impl Talk {
     async fn checkpassword(&self, program: &Program, credentials: &Credentials, asker: Asker) -> Verdict {
         let account = credentials.user.to_ascii_lowercase();
         if !self.smtpd.users.wait(&account, asker.ip).await {
-            return Verdict::Temporary;
+            return Verdict::TooMany;
         }
         let (permits, deadline) = &self.smtpd.programs;
         let Some(_permit) = permits.try_acquire() else { return Verdict::Temporary };
@@ -52,7 +53,7 @@ impl Talk {
         let result = match verdict {
             Verdict::Accepted { .. } => "success",
             Verdict::Refused => "failed",
-            Verdict::Temporary => "deferred",
+            Verdict::TooMany | Verdict::Temporary => "deferred",
         };
         let (name, ip) = (credentials.user.escape_ascii(), asker.ip);
         tracing::info!("qmail-smtpd: pid {pid} auth {result} {name} at {ip}");

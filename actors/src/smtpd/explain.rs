@@ -50,8 +50,12 @@ impl Smtpd {
         }
         lines.extend(self.explain_filters(&controls, &client));
         let ours = "may send to the recipients that rcpthosts and chkuser allow";
-        let auth = policy::policy(self, &controls, &client, false, 0).auth;
-        let verdict = match (auth, client.is_set("RELAYCLIENT")) {
+        let policy = policy::policy(self, &controls, &client, false, 0);
+        let secured = client.is_set("SMTPS");
+        let no_tls =
+            if secured { self.tls.current().is_none() } else { policy.tls_required && !policy.starttls };
+        let verdict = match (policy.auth, client.is_set("RELAYCLIENT")) {
+            _ if no_tls => "may send nothing: TLS is a must, and there is no certificate".to_owned(),
             (Some(auth), _) if auth.required => {
                 "may send nothing before AUTH, and to any recipient after it".to_owned()
             }
@@ -77,6 +81,11 @@ impl Smtpd {
         let (client, mut lines, deny) = self.known(&controls, ip, local).await?;
         if deny {
             lines.push(line("verdict", "the client does not come so far"));
+            return Ok(lines);
+        }
+        if let (found, Some(rejected)) = self.explain_rblsmtpd(&client).await {
+            lines.push(line("rblsmtpd", found));
+            lines.push(line("verdict", rejected));
             return Ok(lines);
         }
         let relays = client.is_set("RELAYCLIENT");
@@ -221,7 +230,12 @@ impl Smtpd {
         let queue = match QmailQueue::of(client.variables.get("QMAILQUEUE")) {
             QmailQueue::Own => "the queue".to_owned(),
             QmailQueue::Simscan => "simscan, then the queue".to_owned(),
-            QmailQueue::Program(path) => format!("the program {}", path.display()),
+            QmailQueue::Program(path) if path.exists() || path.components().count() == 1 => {
+                format!("the program {}", path.display())
+            }
+            QmailQueue::Program(path) => {
+                format!("the program {}, which is not there: 451 to every message", path.display())
+            }
         };
         [("tls", tls.to_owned()), ("auth", auth), ("relay", relay), ("chkuser", chkuser), ("spf", spf)]
             .into_iter()

@@ -219,12 +219,18 @@ impl Findings {
 
     /// The compiled rules of each service, and whether their source has changed since.
     fn rules(&mut self, host: &Host) {
+        let mut seen: Vec<PathBuf> = Vec::new();
         for (_, service) in &host.services {
             let Service::Smtpd(smtpd) = service else { continue };
             let compiled = host.resolve(&smtpd.rules);
+            // Several services may obey the same rules.
+            if seen.contains(&compiled) {
+                continue;
+            }
+            seen.push(compiled.clone());
             let Some(bytes) = self.read(&compiled) else {
                 if !compiled.exists() {
-                    self.problem(&compiled, "missing; made by tcprules");
+                    self.problem(&compiled, "missing; made by mailtree qmailctl cdb");
                 }
                 continue;
             };
@@ -236,7 +242,10 @@ impl Findings {
             let Some(text) = self.read(&source) else { continue };
             match tcprules::parse(&text).and_then(|rules| tcprules::compile(&rules)) {
                 Ok(fresh) if same_records(&fresh, &bytes) => {}
-                Ok(_) => self.problem(&compiled, format!("older than {}; run tcprules", source.display())),
+                Ok(_) => self.problem(
+                    &compiled,
+                    format!("older than {}; run mailtree qmailctl cdb", source.display()),
+                ),
                 Err(tcprules::Error::Line { line, text, allowed }) => {
                     self.line(
                         &source,

@@ -57,7 +57,10 @@ fn up(home: &Path) -> Result<Ending, Failure> {
         LogFormat::Classic => Format::Classic,
         LogFormat::Json => Format::Json,
     });
-    let filter = format!("{},ractor=warn,hickory_resolver=error,hickory_net=error", host.log.level.as_str());
+    let filter = format!(
+        "{},ractor=warn,rustls=error,hickory_resolver=error,hickory_net=error",
+        host.log.level.as_str()
+    );
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
     recover(&host, &paths)?;

@@ -8,9 +8,10 @@ use mailtree_protocols::auth::smtpauth::SmtpAuth;
 use mailtree_protocols::chkuser::settings::Settings;
 use mailtree_protocols::rblsmtpd::arguments::Arguments;
 use mailtree_protocols::rblsmtpd::source::Source;
+use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
 use mailtree_protocols::spf::Behavior;
 
-use super::Findings;
+use super::{Findings, same_records};
 use crate::offline;
 
 /// Variables that are whole numbers.
@@ -19,12 +20,17 @@ const NUMBERS: [&str; 3] = ["DATABYTES", "BRTLIMIT", "SMTPD_GREETDELAY"];
 /// Looks at all services of SMTP of a host.
 pub(super) fn examine(host: &Host, found: &mut Findings) {
     certificates(host, found);
-    if let Ok(simcontrol) = Control::new(host.paths().control).simcontrol() {
-        found.warnings.extend(simcontrol.warnings().iter().map(|text| format!("control/simcontrol: {text}")));
-    }
+    simcontrol(host, found);
+    let certificate = host.paths().control.join("servercert.pem");
     let mut lists: Vec<(String, Source)> = Vec::new();
     for (name, service) in &host.services {
         let Service::Smtpd(smtpd) = service else { continue };
+        let needs = ["SMTPS", "FORCETLS"];
+        let needs = needs.into_iter().find(|needs| smtpd.environment.iter().any(|(own, _)| own == needs));
+        if let Some(needs) = needs.filter(|_| !certificate.exists()) {
+            let text = format!("missing; without it services.{name}, which has {needs}, takes no mail");
+            found.problem(&certificate, text);
+        }
         for bad in variables(smtpd) {
             found.field(host, &format!("services.{name}.environment"), &bad);
         }
@@ -37,6 +43,33 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
     }
     if !lists.is_empty() {
         test(host, lists, found);
+    }
+}
+
+/// The rules of simscan, and whether their source has changed since they were compiled.
+fn simcontrol(host: &Host, found: &mut Findings) {
+    let control = host.paths().control;
+    if let Ok(rules) = Control::new(&control).simcontrol() {
+        found.warnings.extend(rules.warnings().iter().map(|text| format!("control/simcontrol: {text}")));
+    }
+    let (source, compiled) = (control.join("simcontrol"), control.join("simcontrol.cdb"));
+    if !compiled.exists() {
+        return;
+    }
+    let Some(text) = found.read(&source) else {
+        let text = format!("{}: there is no simcontrol it is made from", compiled.display());
+        return found.warnings.push(text);
+    };
+    let Some(bytes) = found.read(&compiled) else { return };
+    match Simcontrol::parse(&text).and_then(|rules| rules.compile()) {
+        Ok(fresh) if same_records(&fresh, &bytes) => {}
+        Ok(_) => {
+            found.problem(&compiled, format!("older than {}; run mailtree qmailctl cdb", source.display()))
+        }
+        Err(simcontrol::Error::Line { line, text, allowed }) => {
+            found.line(&source, line, format!("`{text}` is not allowed; allowed: {allowed}"));
+        }
+        Err(error @ simcontrol::Error::Cdb(_)) => found.problem(&source, error.to_string()),
     }
 }
 
