@@ -7,7 +7,7 @@ use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::wait::wait_until;
 
 const SECRET: &str = "secret-of-the-test";
-const TOO_MANY: &str = "454 4.3.0 oops, problem with child and I can't auth (#4.3.0)";
+const TOO_MANY: &str = "454 4.7.0 oops, too many failures and I can't auth (#4.7.0)";
 
 fn setup() -> Setup {
     Setup::new().smtpd(

@@ -356,6 +356,8 @@ fn same_records(a: &[u8], b: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use mailtree_protocols::simscan::simcontrol::Simcontrol;
+
     use super::*;
     use crate::command::init::{Options, initialise};
 
@@ -398,7 +400,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_found() {
         type Change = fn(&Path);
-        let cases: [(Change, &str); 16] = [
+        let cases: [(Change, &str); 20] = [
             (|home| std::fs::write(home.join("host.ron"), "(grase: 1)").unwrap(), "host.ron:1:"),
             (|home| std::fs::remove_file(home.join("host.ron")).unwrap(), "host.ron: unable to read"),
             (|home| std::fs::remove_file(home.join("control/me")).unwrap(), "control/me: missing"),
@@ -442,6 +444,30 @@ mod tests {
             ),
             (|home| std::fs::write(home.join("tcp.smtp"), ":deny\n").unwrap(), "tcp.smtp.cdb: older than"),
             (|home| std::fs::remove_file(home.join("tcp.smtp.cdb")).unwrap(), "tcp.smtp.cdb: missing"),
+            (
+                |home| std::fs::remove_file(home.join("control/servercert.pem")).unwrap(),
+                "servercert.pem: missing; without it services.submission, which has FORCETLS, takes no mail",
+            ),
+            (
+                |home| std::fs::write(home.join("control/simcontrol"), ":clam=maybe\n").unwrap(),
+                "control/simcontrol:1: `clam=maybe` is not allowed",
+            ),
+            (
+                |home| {
+                    let compiled = Simcontrol::parse(b":clam=yes\n").unwrap().compile().unwrap();
+                    std::fs::write(home.join("control/simcontrol.cdb"), compiled).unwrap();
+                    std::fs::write(home.join("control/simcontrol"), ":clam=no\n").unwrap();
+                },
+                "simcontrol.cdb: older than",
+            ),
+            (
+                |home| {
+                    let text = std::fs::read_to_string(home.join("host.ron")).unwrap();
+                    let text = text.replace("\"SMTPAUTH\": \"!\"", "\"SMTPAUTH\": \"yes\"");
+                    std::fs::write(home.join("host.ron"), text).unwrap();
+                },
+                "services.submission.environment: SMTPAUTH is `yes`; allowed:",
+            ),
         ];
         for (change, expected) in cases {
             let found = after(change);
