@@ -16,14 +16,13 @@ use mailtree_actors::log::{Lines, Log};
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
-use mailtree_actors::resolver::{self, Dns, Resolver};
+use mailtree_actors::resolver::{self, Dns};
 use mailtree_actors::service::{StartError, Started};
 use mailtree_actors::tcpserver::{self, Tcpserver};
 use mailtree_actors::users::{self, Vchkpw};
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
 use mailtree_config::Host;
-use mailtree_config::control::Control;
 use mailtree_config::host::Service;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
@@ -48,10 +47,8 @@ const SURVEY: Duration = Duration::from_secs(900);
 #[derive(Clone)]
 struct Shared {
     configuration: Configuration,
-    controls: Arc<Control>,
     sockets: Sockets,
     front: Front,
-    resolver: Resolver,
     queue: Queue,
     running: Running,
     send: Wire<qmail_send::Message>,
@@ -102,9 +99,7 @@ pub fn services(
         Queue::new(Arc::new(disk), trigger).map_err(|error| Failure::io("read", &paths.queue, &error))?;
     let front = Front::new(&host, messages.clone());
     let shared = Shared {
-        controls: Arc::clone(&front.controls),
         sockets: Sockets::default(),
-        resolver: front.resolver.clone(),
         front,
         queue: messages,
         running: Running::default(),
@@ -187,7 +182,7 @@ fn resolver(shared: Shared) -> ServiceSpec {
         let shared = shared.clone();
         Box::pin(async move {
             let servers = shared.configuration.read().resolver.servers.clone();
-            let arguments = resolver::Arguments { resolver: shared.resolver.clone(), servers };
+            let arguments = resolver::Arguments { resolver: shared.front.resolver.clone(), servers };
             let (dns, _) = Actor::spawn_linked(None, Dns, arguments, supervise).await?;
             Ok(Started::new(dns))
         })
@@ -237,7 +232,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
             let host = shared.configuration.read();
             let paths = host.paths();
             // Its name stands in the names of files: read as the programs read it, at their start.
-            let controls = shared.controls.send().map_err(bad_controls)?;
+            let controls = shared.front.controls.send().map_err(bad_controls)?;
             let arguments = qmail_start::Arguments {
                 lspawn: lspawn::Arguments {
                     queue: shared.queue.clone(),
@@ -248,14 +243,14 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                 },
                 rspawn: rspawn::Arguments {
                     queue: shared.queue.clone(),
-                    controls: Arc::clone(&shared.controls),
-                    resolver: shared.resolver.clone(),
+                    controls: Arc::clone(&shared.front.controls),
+                    resolver: shared.front.resolver.clone(),
                     tcpto: paths.queue.join("lock/tcpto"),
                     port: host.remote.port,
                     outgoing_ip: host.remote.outgoing_ip,
                 },
                 queue: shared.queue,
-                controls: shared.controls,
+                controls: shared.front.controls,
                 running: shared.running,
                 send: shared.send,
                 // The rest of the grace is for the stop itself.
@@ -277,7 +272,7 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
             let Some(Service::Smtpd(smtpd)) = find(&host, &service) else { return Err(not_there(&service)) };
             let concurrency = match smtpd.concurrency {
                 Some(concurrency) => concurrency,
-                None => shared.controls.concurrencyincoming().map_err(bad_controls)?,
+                None => shared.front.controls.concurrencyincoming().map_err(bad_controls)?,
             };
             let tls = shared.front.tls.clone();
             let session = Arc::new(shared.front.session(&service, smtpd, &host)?);

@@ -27,6 +27,9 @@ use crate::tls::{self, Context};
 /// How long a proxy may take to say for whom it connects.
 const PROXY: Duration = Duration::from_secs(10);
 
+/// How long a client may take for its part of a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(60);
+
 /// The longest greeting delay.
 const DELAY_MAX: u64 = 300;
 
@@ -211,17 +214,13 @@ async fn handshake(smtpd: &Smtpd, connection: &mut Connection) -> Result<Secured
         tracing::error!("alert: SMTPS without a certificate that can be used");
         return Err(Left::Exit(111));
     };
-    secure(connection, context, smtpd.handshake_timeout()).await.map_err(|_| Left::Exit(1))
+    secure(connection, context).await.map_err(|_| Left::Exit(1))
 }
 
 /// Secures a connection; what is known of it then. A failure closes it.
-pub(super) async fn secure(
-    connection: &mut Connection,
-    context: Arc<Context>,
-    deadline: Duration,
-) -> Result<Secured, ()> {
+pub(super) async fn secure(connection: &mut Connection, context: Arc<Context>) -> Result<Secured, ()> {
     let Some(stream) = connection.stream.take_plain() else { return Err(()) };
-    match tls::accept(stream, context, deadline).await {
+    match tls::accept(stream, context, HANDSHAKE).await {
         Ok(accepted) => {
             let (ip, pid) = (connection.peer.ip().to_canonical(), connection.end.pid());
             let tls::Accepted { stream, protocol, cipher, relay, no_relay, client_email, .. } = accepted;

@@ -8,6 +8,7 @@ use mailtree_protocols::chkuser::settings::Start;
 use mailtree_protocols::rblsmtpd::decision::{Decision, from_env};
 use mailtree_protocols::rblsmtpd::source::Source;
 use mailtree_protocols::reply::Refusal;
+use mailtree_protocols::smtp::server::Policy;
 use mailtree_protocols::spf::Behavior;
 
 use super::Smtpd;
@@ -48,12 +49,14 @@ impl Smtpd {
             lines.push(line("verdict", format!("every recipient is answered {rejected}")));
             return Ok(lines);
         }
-        lines.extend(self.explain_filters(&controls, &client));
+        let policy = policy::policy(self, &controls, &client, client.is_set("SMTPS"), 0);
+        lines.extend(explain_filters(&controls, &client, &policy));
         let ours = "may send to the recipients that rcpthosts and chkuser allow";
-        let policy = policy::policy(self, &controls, &client, false, 0);
-        let secured = client.is_set("SMTPS");
-        let no_tls =
-            if secured { self.tls.current().is_none() } else { policy.tls_required && !policy.starttls };
+        let no_tls = if policy.secured {
+            self.tls.current().is_none()
+        } else {
+            policy.tls_required && !policy.starttls
+        };
         let verdict = match (policy.auth, client.is_set("RELAYCLIENT")) {
             _ if no_tls => "may send nothing: TLS is a must, and there is no certificate".to_owned(),
             (Some(auth), _) if auth.required => {
@@ -178,72 +181,6 @@ impl Smtpd {
         }
     }
 
-    fn explain_filters(&self, controls: &control::Smtpd, client: &Client) -> Vec<Line> {
-        let secured = client.is_set("SMTPS");
-        let policy = policy::policy(self, controls, client, secured, 0);
-        let tls = match (secured, policy.starttls, policy.tls_required) {
-            (true, ..) => "from the first byte (SMTPS)",
-            (false, true, true) => "STARTTLS is offered, and a must (FORCETLS)",
-            (false, true, false) => "STARTTLS is offered",
-            (false, false, true) => "a must (FORCETLS), and not offered: no mail is taken",
-            (false, false, false) => "not offered",
-        };
-        let auth = match &policy.auth {
-            None => "not offered (SMTPAUTH is not set)".to_owned(),
-            Some(auth) => format!(
-                "{}{}{}",
-                auth.capability().unwrap_or("AUTH without a mechanism"),
-                if auth.required { ", a must" } else { "" },
-                if policy.auth_in_clear { ", in the clear too" } else { ", after TLS only" }
-            ),
-        };
-        let relay = match client.variables.get("RELAYCLIENT") {
-            Some(b"") => "RELAYCLIENT is set: any recipient".to_owned(),
-            Some(suffix) => {
-                format!(
-                    "RELAYCLIENT is set: any recipient, with `{}` behind it",
-                    String::from_utf8_lossy(suffix)
-                )
-            }
-            None => "only to rcpthosts".to_owned(),
-        };
-        let chkuser = match Chkuser::new(client).settings(client, client.is_set("RELAYCLIENT")) {
-            None => "off (no CHKUSER_ variable)".to_owned(),
-            Some(_) if client.is_set("RELAYCLIENT") => "off: the client may relay".to_owned(),
-            Some(settings) => match settings.start {
-                Start::Never => "recipients are not looked up (CHKUSER_START)",
-                Start::Domain => "recipients of domains that bounce are looked up (CHKUSER_START)",
-                Start::Always => "recipients are looked up (CHKUSER_START)",
-            }
-            .to_owned(),
-        };
-        let behavior = sender::behavior(client, controls.spfbehavior);
-        let spf = match behavior {
-            Behavior::Off => "not checked (behavior 0)".to_owned(),
-            _ if client.is_set("RELAYCLIENT") => "not checked: the client may relay".to_owned(),
-            behavior => format!("behavior {}", behavior as u8),
-        };
-        let size = match policy.databytes {
-            0 => "no limit".to_owned(),
-            bytes => format!("{bytes} bytes"),
-        };
-        let queue = match QmailQueue::of(client.variables.get("QMAILQUEUE")) {
-            QmailQueue::Own => "the queue".to_owned(),
-            QmailQueue::Simscan => "simscan, then the queue".to_owned(),
-            QmailQueue::Program(path) if path.exists() || path.components().count() == 1 => {
-                format!("the program {}", path.display())
-            }
-            QmailQueue::Program(path) => {
-                format!("the program {}, which is not there: 451 to every message", path.display())
-            }
-        };
-        [("tls", tls.to_owned()), ("auth", auth), ("relay", relay), ("chkuser", chkuser), ("spf", spf)]
-            .into_iter()
-            .chain([("size", size), ("data", queue)])
-            .map(|(what, found)| line(what, found))
-            .collect()
-    }
-
     async fn explain_steps(
         &self,
         asked: &Asked<'_>,
@@ -280,4 +217,66 @@ impl Smtpd {
         }
         Ok(())
     }
+}
+
+/// What is decided of a client before its first byte.
+fn explain_filters(controls: &control::Smtpd, client: &Client, policy: &Policy) -> Vec<Line> {
+    let tls = match (policy.secured, policy.starttls, policy.tls_required) {
+        (true, ..) => "from the first byte (SMTPS)",
+        (false, true, true) => "STARTTLS is offered, and a must (FORCETLS)",
+        (false, true, false) => "STARTTLS is offered",
+        (false, false, true) => "a must (FORCETLS), and not offered: no mail is taken",
+        (false, false, false) => "not offered",
+    };
+    let auth = match &policy.auth {
+        None => "not offered (SMTPAUTH is not set)".to_owned(),
+        Some(auth) => format!(
+            "{}{}{}",
+            auth.capability().unwrap_or("AUTH without a mechanism"),
+            if auth.required { ", a must" } else { "" },
+            if policy.auth_in_clear { ", in the clear too" } else { ", after TLS only" }
+        ),
+    };
+    let relay = match client.variables.get("RELAYCLIENT") {
+        Some(b"") => "RELAYCLIENT is set: any recipient".to_owned(),
+        Some(suffix) => {
+            format!("RELAYCLIENT is set: any recipient, with `{}` behind it", String::from_utf8_lossy(suffix))
+        }
+        None => "only to rcpthosts".to_owned(),
+    };
+    let chkuser = match Chkuser::new(client).settings(client, client.is_set("RELAYCLIENT")) {
+        None => "off (no CHKUSER_ variable)".to_owned(),
+        Some(_) if client.is_set("RELAYCLIENT") => "off: the client may relay".to_owned(),
+        Some(settings) => match settings.start {
+            Start::Never => "recipients are not looked up (CHKUSER_START)",
+            Start::Domain => "recipients of domains that bounce are looked up (CHKUSER_START)",
+            Start::Always => "recipients are looked up (CHKUSER_START)",
+        }
+        .to_owned(),
+    };
+    let behavior = sender::behavior(client, controls.spfbehavior);
+    let spf = match behavior {
+        Behavior::Off => "not checked (behavior 0)".to_owned(),
+        _ if client.is_set("RELAYCLIENT") => "not checked: the client may relay".to_owned(),
+        behavior => format!("behavior {}", behavior as u8),
+    };
+    let size = match policy.databytes {
+        0 => "no limit".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    };
+    let queue = match QmailQueue::of(client.variables.get("QMAILQUEUE")) {
+        QmailQueue::Own => "the queue".to_owned(),
+        QmailQueue::Simscan => "simscan, then the queue".to_owned(),
+        QmailQueue::Program(path) if path.exists() || path.components().count() == 1 => {
+            format!("the program {}", path.display())
+        }
+        QmailQueue::Program(path) => {
+            format!("the program {}, which is not there: 451 to every message", path.display())
+        }
+    };
+    [("tls", tls.to_owned()), ("auth", auth), ("relay", relay), ("chkuser", chkuser), ("spf", spf)]
+        .into_iter()
+        .chain([("size", size), ("data", queue)])
+        .map(|(what, found)| line(what, found))
+        .collect()
 }

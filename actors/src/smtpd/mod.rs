@@ -114,11 +114,6 @@ impl Smtpd {
         rules.warnings().clone_into(&mut told);
         told.clone()
     }
-
-    /// How long a client may take for its part of a handshake.
-    fn handshake_timeout(&self) -> Duration {
-        Duration::from_secs(60)
-    }
 }
 
 /// The actor of a session.
@@ -328,8 +323,7 @@ impl Talk {
         self.input.clear();
         self.read = 0;
         let Some(config) = self.smtpd.tls.current() else { return Ok(Dialogue::Ends) };
-        let Ok(secured) = entry::secure(&mut self.connection, config, self.smtpd.handshake_timeout()).await
-        else {
+        let Ok(secured) = entry::secure(&mut self.connection, config).await else {
             return Ok(Dialogue::Ends);
         };
         self.secured = Some(secured);
