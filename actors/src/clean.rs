@@ -3,16 +3,14 @@
 //! Owns: the right to unlink messages. Asks: the disk threads. Asked by: qmail-send. Dies when: never on its own. After a
 //! restart: a message half removed is S2, which the sweep takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use mailtree_protocols::queue::MessageId;
+use futures_util::future::BoxFuture;
 use mailtree_protocols::schedule::CLEANUP;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::permit::Permit;
-use crate::queue::Queue;
-use crate::queue::sync::Error;
+use crate::queue::{Error, Queue};
 
 /// The actor.
 pub struct Clean;
@@ -22,10 +20,10 @@ pub type Ended = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// What it hears.
 pub enum Message {
-    /// Message `id` is settled: remove it.
+    /// A message is settled: remove its files.
     Foop {
-        /// Its number.
-        id: MessageId,
+        /// What removes them.
+        removing: BoxFuture<'static, Result<(), Error>>,
         /// Keeps a new qmail-send from starting while this is under way.
         running: Permit,
         /// Told when it is gone.
@@ -52,17 +50,16 @@ impl Actor for Clean {
         queue: &mut Queue,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Foop { id, running, ended } => {
-                let queue = queue.clone();
+            Message::Foop { removing, running, ended } => {
                 tokio::spawn(async move {
-                    let result = queue.end(id).await;
+                    let result = removing.await;
                     drop(running);
                     ended(result);
                 });
             }
             Message::Sweep => {
-                let disk = Arc::clone(queue.disk());
-                drop(tokio::task::spawn_blocking(move || match disk.sweep_ossified() {
+                let queue = queue.clone();
+                drop(tokio::task::spawn_blocking(move || match queue.sweep() {
                     Ok(0) => (),
                     Ok(removed) => tracing::info!("qmail-clean: removed {removed} forgotten files"),
                     Err(error) => tracing::warn!("warning: qmail-clean unable to sweep: {error}"),

@@ -4,6 +4,7 @@
 //! starts only when nothing that the old ones began is under way.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mailtree_config::control::Control as Controls;
@@ -16,6 +17,7 @@ use crate::qmail_send::{self, QmailSend};
 use crate::queue::Queue;
 use crate::rspawn::{self, Rspawn};
 use crate::service::{Control, StartError};
+use crate::spawn;
 use crate::wire::{Unanswered, Wire};
 
 /// More than could ever be under way; a start takes them all once.
@@ -51,6 +53,8 @@ pub struct Arguments {
     pub rspawn: rspawn::Arguments,
     /// How long running deliveries may take when the service stops.
     pub grace: Duration,
+    /// True: no delivery begins until `svc -c`, which makes it false.
+    pub hold: Arc<AtomicBool>,
 }
 
 /// The service.
@@ -59,8 +63,8 @@ pub struct QmailStart;
 /// Its state.
 pub struct State {
     clean: ActorRef<clean::Message>,
-    lspawn: ActorRef<lspawn::Message>,
-    rspawn: ActorRef<rspawn::Message>,
+    lspawn: ActorRef<spawn::Message>,
+    rspawn: ActorRef<spawn::Message>,
     send: ActorRef<qmail_send::Message>,
     grace: Duration,
 }
@@ -87,7 +91,7 @@ impl Actor for QmailStart {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { queue, controls, running: Running(running), send: wire, lspawn, rspawn, grace } =
+        let Arguments { queue, controls, running: Running(running), send: wire, lspawn, rspawn, grace, hold } =
             arguments;
         let all = tokio::time::timeout(OLD_ONES, running.acquire_many(RUNNING)).await;
         let all = all.map_err(|_| {
@@ -95,8 +99,8 @@ impl Actor for QmailStart {
         })?;
         let cell = myself.get_cell();
         let (clean, _) = Actor::spawn_linked(None, Clean, queue.clone(), cell.clone()).await?;
-        let (lspawn, _) = Actor::spawn_linked(None, Lspawn, lspawn, cell.clone()).await?;
-        let (rspawn, _) = Actor::spawn_linked(None, Rspawn, rspawn, cell.clone()).await?;
+        let (lspawn, _) = Actor::spawn_linked(None, Lspawn::default(), lspawn, cell.clone()).await?;
+        let (rspawn, _) = Actor::spawn_linked(None, Rspawn::default(), rspawn, cell.clone()).await?;
         let arguments = qmail_send::Arguments {
             queue,
             controls,
@@ -104,6 +108,7 @@ impl Actor for QmailStart {
             lspawn: lspawn.clone(),
             rspawn: rspawn.clone(),
             clean: clean.clone(),
+            hold,
             all,
         };
         let send = Actor::spawn_linked(None, QmailSend, arguments, cell).await;

@@ -27,8 +27,12 @@ pub const RECEIVING_BYTES: u64 = 1 << 30;
 pub const FREE_BYTES: u64 = 64 << 20;
 /// The queue takes no message when its file system has fewer free inodes.
 pub const FREE_INODES: u64 = 1000;
-/// Threads that make messages durable.
-pub const DISK_THREADS: usize = 2;
+/// Threads that make the queue's files durable.
+pub const DISK_THREADS: usize = 4;
+/// Size of a segment of the journal: 64 MiB.
+pub const SEGMENT: u64 = 64 << 20;
+/// Segments that the journal may have.
+pub const SEGMENTS: usize = 8;
 /// A DNS question is given up after this long.
 pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(30);
 /// DNS questions asked at once.

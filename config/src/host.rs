@@ -46,6 +46,8 @@ pub struct Host {
     /// A stop may take this long.
     #[serde(deserialize_with = "unit::time::<_, 0, 3600>")]
     pub grace: Duration,
+    /// Whether no delivery begins until `svc -c send`.
+    pub hold: bool,
     /// The services in the order of the file, by name.
     #[serde(deserialize_with = "services")]
     pub services: Vec<(String, Service)>,
@@ -134,6 +136,25 @@ impl<'de> Deserialize<'de> for LogLevel {
     }
 }
 
+/// `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// A service that `host.ron` names.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -182,6 +203,14 @@ pub struct Queue {
     /// Threads that make messages durable, 1 to 64.
     #[serde(deserialize_with = "unit::ranged::<_, _, 1, 64>")]
     pub disk_threads: usize,
+    /// Whether messages go into the journal first.
+    pub journal: Switch,
+    /// Size of a segment of the journal, in bytes, 4 MiB to 1 GiB.
+    #[serde(deserialize_with = "unit::bytes_between::<_, 4_194_304, 1_073_741_824>")]
+    pub segment: u64,
+    /// Segments that the journal may have, 2 to 64.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 2, 64>")]
+    pub segments: usize,
 }
 
 /// DNS.
@@ -218,6 +247,7 @@ impl Default for Host {
             vpopmail_home: ".".into(),
             log: Log::default(),
             grace: default::GRACE,
+            hold: false,
             services: vec![
                 ("smtpd".to_owned(), Service::Smtpd(Smtpd::default())),
                 ("metrics".to_owned(), Service::Metrics(Metrics::default())),
@@ -254,6 +284,9 @@ impl Default for Queue {
             free_bytes: default::FREE_BYTES,
             free_inodes: default::FREE_INODES,
             disk_threads: default::DISK_THREADS,
+            journal: Switch::On,
+            segment: default::SEGMENT,
+            segments: default::SEGMENTS,
         }
     }
 }
@@ -293,6 +326,8 @@ pub struct Paths {
     pub domains: PathBuf,
     /// Control socket and lock of the running host.
     pub run: PathBuf,
+    /// Which journal of the queue is this host's.
+    pub journal_id: PathBuf,
 }
 
 impl Paths {
@@ -354,6 +389,7 @@ impl Host {
             alias: qmail.join("alias"),
             domains: joined(&self.home, &self.vpopmail_home).join("domains"),
             run: self.home.join("run"),
+            journal_id: self.home.join("journal.id"),
         }
     }
 
@@ -396,6 +432,7 @@ impl Host {
         );
         list.add("log.level", self.log.level.as_str());
         list.time("grace", self.grace);
+        list.add("hold", self.hold);
         for (name, service) in &self.services {
             let name = |field: &str| format!("services.{name}.{field}");
             match service {
@@ -408,6 +445,9 @@ impl Host {
         list.add("queue.free_bytes", self.queue.free_bytes);
         list.add("queue.free_inodes", self.queue.free_inodes);
         list.add("queue.disk_threads", self.queue.disk_threads);
+        list.add("queue.journal", self.queue.journal);
+        list.add("queue.segment", self.queue.segment);
+        list.add("queue.segments", self.queue.segments);
         match self.resolver.servers.as_slice() {
             [] => list.add("resolver.servers", "the system's"),
             servers => list.add("resolver.servers", joined_texts(servers)),

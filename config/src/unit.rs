@@ -79,6 +79,17 @@ pub(crate) fn bytes<'de, D: Deserializer<'de>>(input: D) -> Result<u64, D::Error
     input.deserialize_any(Bytes)
 }
 
+/// As [`bytes`], from MIN to MAX.
+pub(crate) fn bytes_between<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
+    input: D,
+) -> Result<u64, D::Error> {
+    let value = bytes(input)?;
+    if (MIN..=MAX).contains(&value) {
+        return Ok(value);
+    }
+    Err(de::Error::custom(format!("{value} bytes are not allowed; allowed: {MIN} to {MAX}")))
+}
+
 fn parse_bytes(text: &str) -> Option<u64> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit.trim_start() {

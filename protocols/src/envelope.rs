@@ -114,33 +114,36 @@ pub struct Recipient {
     pub address: Vec<u8>,
 }
 
-/// The bytes of `local/ID` or `remote/ID`, nothing done yet.
+/// The bytes of `local/ID` or `remote/ID`: addresses, and whether they are done.
 ///
 /// # Errors
 /// As [`Envelope::to_bytes`].
-pub fn channel<'a>(addresses: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>, Error> {
+pub fn channel<'a>(recipients: impl IntoIterator<Item = (&'a [u8], bool)>) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    for address in addresses {
-        record(&mut bytes, b'T', address)?;
+    for (address, done) in recipients {
+        record(&mut bytes, if done { b'D' } else { b'T' }, address)?;
     }
     Ok(bytes)
 }
 
-/// The recipients in `local/ID` or `remote/ID`.
+/// The recipients in `local/ID` or `remote/ID`, and what is wrong behind them: a last record that was cut keeps nobody
+/// before it from delivery.
 ///
 /// # Errors
 /// [`Error`] for a file that is not one.
-pub fn parse_channel(bytes: &[u8]) -> Result<Vec<Recipient>, Error> {
+pub fn parse_channel(bytes: &[u8]) -> Result<(Vec<Recipient>, Option<Error>), Error> {
     let mut recipients = Vec::new();
     for (offset, letter, address) in Records::new(bytes) {
-        let done = match letter? {
-            b'T' => false,
-            b'D' => true,
-            other => return Err(Error::Unknown(other)),
+        let done = match letter {
+            Ok(b'T') => false,
+            Ok(b'D') => true,
+            Err(Error::Cut) => return Ok((recipients, Some(Error::Cut))),
+            Ok(other) => return Err(Error::Unknown(other)),
+            Err(error) => return Err(error),
         };
         recipients.push(Recipient { offset: offset as u64, done, address: address.to_vec() });
     }
-    Ok(recipients)
+    Ok((recipients, None))
 }
 
 /// NUL-terminated records: offset, letter or error, rest.
@@ -236,12 +239,20 @@ mod tests {
 
     #[test]
     fn a_finished_recipient_is_one_changed_byte() {
-        let mut bytes = channel([&b"a@x"[..], b"b@y"]).unwrap();
-        let recipients = parse_channel(&bytes).unwrap();
+        let mut bytes = channel([(&b"a@x"[..], false), (b"b@y", false)]).unwrap();
+        let (recipients, _) = parse_channel(&bytes).unwrap();
         bytes[usize::try_from(recipients[1].offset).unwrap()] = b'D';
-        let again = parse_channel(&bytes).unwrap();
+        let (again, _) = parse_channel(&bytes).unwrap();
         assert!(!again[0].done && again[1].done);
         assert_eq!(again[1].address, b"b@y");
+        assert_eq!(channel([(&b"a@x"[..], false), (b"b@y", true)]).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_cut_last_record_keeps_nobody_before_it() {
+        let (recipients, wrong) = parse_channel(b"Ta@x\0Db@y\0Tc@").unwrap();
+        assert_eq!((recipients.len(), wrong), (2, Some(Error::Cut)));
+        assert_eq!(parse_channel(b"Xa\0Tb"), Err(Error::Unknown(b'X')));
     }
 
     proptest! {
@@ -251,8 +262,10 @@ mod tests {
             let envelope = Envelope { uid: 1, qp: 2, sender: sender.into_bytes(), recipients };
             prop_assert_eq!(Envelope::parse(&envelope.to_bytes().unwrap()), Ok(envelope.clone()));
             prop_assert_eq!(parse_info(&info(&envelope.sender).unwrap()), Ok(envelope.sender.clone()));
-            let listed = channel(envelope.recipients.iter().map(Vec::as_slice)).unwrap();
-            let read: Vec<_> = parse_channel(&listed).unwrap().into_iter().map(|r| r.address).collect();
+            let listed = channel(envelope.recipients.iter().map(|address| (&**address, false))).unwrap();
+            let (read, wrong) = parse_channel(&listed).unwrap();
+            prop_assert_eq!(wrong, None);
+            let read: Vec<_> = read.into_iter().map(|recipient| recipient.address).collect();
             prop_assert_eq!(read, envelope.recipients);
         }
 

@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod journal;
 mod logfield;
 
 pub mod address;

@@ -1,19 +1,31 @@
 //! Names in a Maildir.
 
-/// A name that no other delivery uses: time, process, delivery and host; `,S=` tells the size to those who count quota
-/// (Maildir++). `seconds` and `micros` are the time, `pid` the process, `delivery` a number unique in it, `size` bytes.
+use crate::queue::MessageId;
+
+/// The name of a message's file for one recipient: a function of the message and the recipient alone, so that a delivery
+/// that is repeated after a crash finds the file of the first one.
+///
+/// `birth` is when the message was accepted, in microseconds since 1970; with its number, `id`, no other message of this
+/// host has it. `record` tells the recipient, `nth` the Maildir where one recipient has several; `size` is the file's, in
+/// bytes, for those who count quota (Maildir++).
 #[must_use]
-pub fn name(seconds: u64, micros: u32, pid: u32, delivery: u64, host: &str, size: u64) -> String {
+pub fn name(birth: u64, id: MessageId, record: u64, nth: usize, host: &str, size: u64) -> String {
     // A slash or a colon in the host's name would end the name (cr.yp.to/proto/maildir.html).
     let host = host.replace('/', "\\057").replace(':', "\\072");
-    format!("{seconds}.M{micros}P{pid}Q{delivery}.{host},S={size}")
+    let (seconds, micros) = (birth / 1_000_000, birth % 1_000_000);
+    let nth = if nth == 0 { String::new() } else { format!("_{nth}") };
+    format!("{seconds}.M{micros}P{id}Q{record}{nth}.{host},S={size}")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn names_tell_delivery_and_size() {
-        assert_eq!(super::name(12, 34, 56, 78, "mx.test", 90), "12.M34P56Q78.mx.test,S=90");
-        assert_eq!(super::name(1, 2, 3, 4, "a/b:c", 5), "1.M2P3Q4.a\\057b\\072c,S=5");
+    fn names_tell_message_recipient_and_size() {
+        let name = |nth, host| name(12_000_034, MessageId(56), 78, nth, host, 90);
+        assert_eq!(name(0, "mx.test"), "12.M34P56Q78.mx.test,S=90");
+        assert_eq!(name(1, "mx.test"), "12.M34P56Q78_1.mx.test,S=90");
+        assert_eq!(name(0, "a/b:c"), "12.M34P56Q78.a\\057b\\072c,S=90");
     }
 }

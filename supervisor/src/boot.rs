@@ -7,12 +7,14 @@ pub(crate) mod front;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use mailtree_actors::exporter::{self, Exporter};
 use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Lines, Log};
+use mailtree_actors::pool::Pool;
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
@@ -23,12 +25,12 @@ use mailtree_actors::users::{self, Vchkpw};
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
 use mailtree_config::Host;
-use mailtree_config::host::Service;
+use mailtree_config::host::{Service, Switch};
+use mailtree_protocols::queue::OSSIFIED;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
 
 use crate::control;
-use crate::failure::Failure;
 use crate::queue_requests;
 use crate::service::ServiceSpec;
 use crate::svscan::Tree;
@@ -36,6 +38,9 @@ use front::Front;
 
 /// Time for a service without connections or deliveries to stop.
 const QUICK: Duration = Duration::from_secs(5);
+
+/// The queue replays its journal when it starts, and that may lie on a slow disk.
+const REPLAY: Duration = Duration::from_secs(300);
 
 /// A start that takes longer has failed.
 const START: Duration = Duration::from_secs(30);
@@ -50,6 +55,9 @@ struct Shared {
     sockets: Sockets,
     front: Front,
     queue: Queue,
+    pool: Pool,
+    /// No delivery begins until `svc -c send`.
+    hold: Arc<AtomicBool>,
     running: Running,
     send: Wire<qmail_send::Message>,
 }
@@ -75,17 +83,16 @@ impl Configuration {
 
 /// The services of `host`, in the order of starting: those that others need come first.
 ///
-/// # Errors
-/// When the queue directory cannot be opened.
 pub fn services(
     home: &Path,
     host: Host,
     lines: &Lines,
     recorder: &PrometheusHandle,
     tree: &Tree,
-) -> Result<Vec<ServiceSpec>, Failure> {
+    disk: Disk,
+    hold: bool,
+) -> (Vec<ServiceSpec>, Queue) {
     let paths = host.paths();
-    let disk = Disk::open(&paths.queue).map_err(|error| Failure::io("open", &paths.queue, &error))?;
     let send: Wire<qmail_send::Message> = Wire::default();
     let trigger = Trigger::new({
         let send = send.clone();
@@ -95,13 +102,15 @@ pub fn services(
         })
     });
     let host = Arc::new(host);
-    let messages =
-        Queue::new(Arc::new(disk), trigger).map_err(|error| Failure::io("read", &paths.queue, &error))?;
+    let pool = Pool::default();
+    let messages = Queue::new(Arc::new(disk), trigger, pool.clone(), paths.journal_id);
     let front = Front::new(&host, messages.clone());
     let shared = Shared {
         sockets: Sockets::default(),
         front,
-        queue: messages,
+        queue: messages.clone(),
+        pool,
+        hold: Arc::new(AtomicBool::new(hold || host.hold)),
         running: Running::default(),
         send,
         configuration: Configuration {
@@ -113,7 +122,7 @@ pub fn services(
     services.push(control::service(
         home.to_owned(),
         tree.clone(),
-        queue_requests::answer_with(shared.send.clone()),
+        queue_requests::answer_with(shared.send.clone(), shared.queue.clone()),
     ));
     for (name, service) in &host.services {
         if let Service::Metrics(_) = service {
@@ -129,7 +138,7 @@ pub fn services(
             services.push(smtpd(name, shared.clone(), host.grace));
         }
     }
-    Ok(services)
+    (services, messages)
 }
 
 fn spec<F>(name: &str, grace: Duration, start: F) -> ServiceSpec
@@ -207,10 +216,13 @@ fn users(shared: Shared) -> ServiceSpec {
 }
 
 fn queue(shared: Shared) -> ServiceSpec {
-    spec("queue", QUICK, move |supervise| {
+    let start = move |supervise: ActorCell| -> BoxFuture<'static, Result<Started, StartError>> {
         let shared = shared.clone();
         Box::pin(async move {
-            let limits = shared.configuration.read().queue.clone();
+            let host = shared.configuration.read();
+            let limits = host.queue.clone();
+            // On another host's queue a qmail-queue may be at work.
+            let ours = host.qmail_home == Path::new(".");
             let arguments = queue::Arguments {
                 queue: shared.queue.clone(),
                 receiving: limits.receiving,
@@ -218,11 +230,16 @@ fn queue(shared: Shared) -> ServiceSpec {
                 free_bytes: limits.free_bytes,
                 free_inodes: limits.free_inodes,
                 disk_threads: limits.disk_threads,
+                journal: limits.journal == Switch::On,
+                segment: limits.segment,
+                segments: limits.segments,
+                unfinished: if ours { Duration::ZERO } else { Duration::from_secs(OSSIFIED) },
             };
             let (queue, _) = Actor::spawn_linked(None, QmailQueue, arguments, supervise).await?;
             Ok(Started::new(queue))
         })
-    })
+    };
+    ServiceSpec { start_timeout: REPLAY, ..spec("queue", QUICK, start) }
 }
 
 fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
@@ -236,6 +253,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
             let arguments = qmail_start::Arguments {
                 lspawn: lspawn::Arguments {
                     queue: shared.queue.clone(),
+                    pool: shared.pool,
                     users_cdb: paths.users.join("cdb"),
                     alias: paths.alias,
                     defaultdelivery: "./Maildir/".to_owned(),
@@ -253,6 +271,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                 controls: shared.front.controls,
                 running: shared.running,
                 send: shared.send,
+                hold: shared.hold,
                 // The rest of the grace is for the stop itself.
                 grace: grace.saturating_sub(Duration::from_secs(1)).max(grace / 2),
             };

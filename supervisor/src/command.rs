@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Run the host in the foreground; an empty or missing home is initialised first
-    Up,
+    Up(up::Args),
     /// Make a home: configuration, queue, a first domain with a postmaster
     Init(init::Args),
     /// Print every effective setting and where it comes from; fail on a bad one
@@ -97,7 +97,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     let home = &*cli.home;
     match cli.command {
-        Command::Up => up::run(home),
+        Command::Up(args) => up::run(home, &args),
         Command::Init(args) => init::run(home, &args),
         Command::Check(args) => check::run(home, &args),
         Command::Explain(args) => explain::run(home, &args),

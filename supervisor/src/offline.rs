@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mailtree_actors::pool::Pool;
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{Queue, Trigger};
 use mailtree_actors::resolver::{Arguments, Dns};
@@ -21,7 +22,12 @@ pub(crate) fn run<T>(host: &Host, ask: impl AsyncFnOnce(&Front) -> Result<T, Fai
         let disk = Disk::open(&queue).doing("open", &queue)?;
         let front = Front::new(
             host,
-            Queue::new(Arc::new(disk), Trigger::new(Arc::new(|| ()))).doing("read", &queue)?,
+            Queue::new(
+                Arc::new(disk),
+                Trigger::new(Arc::new(|| ())),
+                Pool::default(),
+                host.paths().journal_id,
+            ),
         );
         let arguments =
             Arguments { resolver: front.resolver.clone(), servers: host.resolver.servers.clone() };

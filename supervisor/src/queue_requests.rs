@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mailtree_actors::qmail_send::{Message, Status};
+use mailtree_actors::queue::Queue as Messages;
 use mailtree_actors::wire::{Unanswered, Wire};
 use mailtree_protocols::queue::MessageId;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub enum QueueRequest {
     },
     /// What qmail-send is doing.
     Status {},
+    /// Write all messages into files, for those who look at files.
+    Flush {},
 }
 
 /// The answer.
@@ -44,14 +47,14 @@ pub enum QueueReply {
 }
 
 /// Answers with the help of the qmail-send behind `send`.
-pub(crate) fn answer_with(send: Wire<Message>) -> Queue {
+pub(crate) fn answer_with(send: Wire<Message>, messages: Messages) -> Queue {
     Arc::new(move |request| {
-        let send = send.clone();
+        let (send, messages) = (send.clone(), messages.clone());
         Box::pin(async move {
             let reply = match serde_json::from_value(request) {
-                Ok(request) => {
-                    ask(&send, request).await.unwrap_or_else(|why| QueueReply::Error(why.to_string()))
-                }
+                Ok(request) => ask(&send, &messages, request)
+                    .await
+                    .unwrap_or_else(|why| QueueReply::Error(why.to_string())),
                 Err(error) => QueueReply::Error(error.to_string()),
             };
             serde_json::to_value(reply).unwrap_or_default()
@@ -59,11 +62,17 @@ pub(crate) fn answer_with(send: Wire<Message>) -> Queue {
     })
 }
 
-async fn ask(send: &Wire<Message>, request: QueueRequest) -> Result<QueueReply, Unanswered> {
+async fn ask(
+    send: &Wire<Message>,
+    messages: &Messages,
+    request: QueueRequest,
+) -> Result<QueueReply, Unanswered> {
     Ok(match request {
         QueueRequest::Remove { id } => {
-            let found = send.call(|reply| Message::Remove { id: MessageId(id), reply }, PATIENCE).await?;
-            QueueReply::Count(usize::from(found))
+            match send.call(|reply| Message::Remove { id: MessageId(id), reply }, PATIENCE).await? {
+                Ok(found) => QueueReply::Count(usize::from(found)),
+                Err(cause) => QueueReply::Error(format!("unable to remove message {id}: {cause}")),
+            }
         }
         QueueRequest::Retry { id } => {
             let id = id.map(MessageId);
@@ -72,6 +81,11 @@ async fn ask(send: &Wire<Message>, request: QueueRequest) -> Result<QueueReply, 
         QueueRequest::Status {} => {
             let status: Status = send.call(Message::Status, PATIENCE).await?;
             QueueReply::Status(serde_json::to_value(status).unwrap_or_default())
+        }
+        QueueRequest::Flush {} => {
+            // Whatever is not written out in time is told as it was.
+            drop(tokio::time::timeout(PATIENCE, messages.write_out_all()).await);
+            QueueReply::Count(0)
         }
     })
 }

@@ -1,134 +1,150 @@
 //! qmail-local: one delivery on this host.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::received::Invoker;
 use mailtree_protocols::report::Report;
-use mailtree_protocols::{address, maildir};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
+use mailtree_protocols::{address, maildir as names};
 
-use super::State;
-use super::plan::{Plan, one_line, plan, unreadable_mess};
-use crate::qmail_send::Delivery;
-use crate::queue::sync::Error;
+use super::Local;
+use super::plan::{Home, Plan, one_line, unreadable_mess};
+use crate::delivery::Delivery;
+use crate::maildir::{self, Copy};
+use crate::pool::{Key, Refused};
+use crate::queue::{Alongside, Body};
 
-/// Bytes of a message that are read at once.
-const CHUNK: usize = 64 * 1024;
+/// How long a user's file system may take for one delivery; then the slot is given up.
+const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The worker.
-pub(super) struct Local;
+/// Devices that are none: who looks up accounts, and the queue's own files.
+const ACCOUNTS: u64 = u64::MAX;
 
-/// Its only message: begin.
-pub(super) struct Begin;
+/// What a delivery thread has come to.
+struct Done {
+    plan: Plan,
+    body: Body,
+}
 
-impl Actor for Local {
-    type Msg = Begin;
-    type State = Option<(State, Delivery)>;
-    type Arguments = (State, Delivery);
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Begin>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        myself.cast(Begin)?;
-        Ok(Some(arguments))
+/// Delivers to each recipient, and reports.
+pub(super) async fn deliver(local: Arc<Local>, delivery: Delivery) {
+    let delivery = Arc::new(delivery);
+    let mut reports = Vec::with_capacity(delivery.recipients.len());
+    for nth in 0..delivery.recipients.len() {
+        reports.push(one(&local, &delivery, nth).await.unwrap_or_else(|report| report));
     }
+    delivery.report.send(reports);
+}
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Begin>,
-        _: Begin,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let Some((state, delivery)) = state.take() {
-            let mut reports = Vec::with_capacity(delivery.recipients.len());
-            for recipient in &delivery.recipients {
-                reports.push(deliver(&state, &delivery, recipient).await.unwrap_or_else(|report| report));
-            }
-            delivery.report.send(reports);
+async fn one(local: &Arc<Local>, delivery: &Arc<Delivery>, nth: usize) -> Result<Report, Report> {
+    let recipient = &delivery.recipients[nth];
+    let home = home(local, recipient).await?;
+    let mut hasher = DefaultHasher::new();
+    recipient.address.hash(&mut hasher);
+    let key = Key { device: local.mounts.device(&home.dir), person: hasher.finish() };
+    let work = {
+        let (local, delivery) = (Arc::clone(local), Arc::clone(delivery));
+        move || on_thread(&local, &delivery, nth, home)
+    };
+    let done = local.arguments.pool.run(key, DEADLINE, work).await.map_err(|refused| silent(&refused))??;
+    let did = done.plan.did;
+    let mut text = format!("did {}+{}+{}\n", did.0, did.1, did.2);
+    if !done.plan.forwards.is_empty() {
+        let qp = forward(local, delivery, recipient, &done).await?;
+        text.push_str(&format!("qp {qp}\n"));
+    }
+    Ok(Report::success(text))
+}
+
+/// Who the recipient is, as `users/cdb` says; without an entry there, the accounts of the system are asked, which may take
+/// a directory server.
+async fn home(local: &Arc<Local>, recipient: &Recipient) -> Result<Home, Report> {
+    if let Some(home) = local.assigned(&recipient.address)? {
+        return Ok(home);
+    }
+    let (asked, address) = (Arc::clone(local), recipient.address.clone());
+    let key = Key { device: ACCOUNTS, person: 0 };
+    let asking = local.arguments.pool.run(key, DEADLINE, move || asked.unassigned(&address));
+    asking.await.map_err(|_| Report::deferral("Unable to run qmail-getpw. (#4.3.0)\n"))?
+}
+
+fn silent(refused: &Refused) -> Report {
+    match refused {
+        Refused::Stalled => Report::deferral("The file system of this mailbox does not answer. (#4.2.1)\n"),
+        Refused::Overdue => {
+            Report::deferral("The file system of this mailbox has not answered in time. (#4.2.1)\n")
         }
-        myself.stop(None);
-        Ok(())
     }
 }
 
-async fn deliver(state: &State, delivery: &Delivery, recipient: &[u8]) -> Result<Report, Report> {
-    let disk = Arc::clone(state.arguments.queue.disk());
-    let mess = disk.mess(delivery.id);
-    let (made, size) = {
-        let (state, recipient, mess) = (state.clone(), recipient.to_vec(), mess.clone());
-        let planning = tokio::task::spawn_blocking(move || {
-            let size = std::fs::metadata(&mess).map_err(unreadable_mess)?.size();
-            plan(&state, &recipient, &mess).map(|plan| (plan, size))
-        });
-        planning.await.map_err(|_| Report::deferral("qmail-local crashed.\n"))??
-    };
-    let delivered_to = made.delivered_to.clone();
+/// What may wait for the user's file system.
+fn on_thread(local: &Local, delivery: &Delivery, nth: usize, home: Home) -> Result<Done, Report> {
+    let recipient = &delivery.recipients[nth];
+    let queue = &local.arguments.queue;
+    let body = queue.body(delivery.id).map_err(unreadable_mess)?;
+    let plan = local.plan(&recipient.address, home, &body)?;
     let head = [
         b"Return-Path: <",
         &*one_line(&address::quoted(&delivery.sender).unwrap_or_else(|| delivery.sender.clone())),
         b">\nDelivered-To: ",
-        &*delivered_to,
+        &*plan.delivered_to,
         b"\n",
     ]
     .concat();
-    for (n, dir) in made.maildirs.iter().enumerate() {
-        let name = name(state, delivery.serial, n, size + head.len() as u64);
-        state
-            .arguments
-            .queue
-            .deliver(delivery.id, dir.clone(), name, head.clone(), Arc::clone(&delivery.report))
-            .await
-            .map_err(|error| maildir_trouble(dir, &error))?;
+    let size = body.size() + head.len() as u64;
+    let mut copies = Vec::with_capacity(plan.maildirs.len());
+    for (n, dir) in plan.maildirs.iter().enumerate() {
+        let name = names::name(delivery.birth, delivery.id, recipient.offset, n, &local.arguments.me, size);
+        let copy = Copy { maildir: dir, name: &name, head: &head, body: &body, again: delivery.again };
+        copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
     }
-    let mut did = format!("did {}+{}+{}\n", made.did.0, made.did.1, made.did.2);
-    if !made.forwards.is_empty() {
-        let qp = forward(state, delivery, &made, &mess).await?;
-        did.push_str(&format!("qp {qp}\n"));
+    let record = (delivery.channel, recipient.offset);
+    // With a forward still to come the recipient is not done.
+    let noted =
+        !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(delivery.id, record, &copies);
+    if !noted {
+        maildir::sync(&copies).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
     }
-    Ok(Report::success(did))
+    Ok(Done { plan, body })
 }
 
-fn name(state: &State, serial: u64, n: usize, size: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Serial and n together are unique in this process.
-    let delivery = serial.wrapping_mul(1000).wrapping_add(n as u64);
-    maildir::name(now.as_secs(), now.subsec_micros(), std::process::id(), delivery, &state.arguments.me, size)
-}
-
-fn maildir_trouble(dir: &Path, error: &Error) -> Report {
+fn trouble(dir: &Path, error: &io::Error) -> Report {
     tracing::warn!("warning: unable to deliver to {}: {error}", dir.display());
-    match error {
-        Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-            Report::deferral("Unable to chdir to maildir. (#4.2.1)\n")
-        }
+    match error.kind() {
+        io::ErrorKind::NotFound => Report::deferral("Unable to chdir to maildir. (#4.2.1)\n"),
         _ => Report::deferral("Temporary error on maildir delivery. (#4.3.0)\n"),
     }
 }
 
 /// Puts the message back into the queue for other addresses; the number of that queueing.
-async fn forward(state: &State, delivery: &Delivery, made: &Plan, mess: &Path) -> Result<u64, Report> {
+async fn forward(
+    local: &Local,
+    delivery: &Delivery,
+    recipient: &Recipient,
+    done: &Done,
+) -> Result<u64, Report> {
     let trouble = |cause: String| {
         tracing::warn!(msg = delivery.id.0, "warning: unable to forward: {cause}");
         Report::deferral("Unable to forward message: qq trouble. (#4.3.0)\n")
     };
-    let queue = &state.arguments.queue;
+    let queue = &local.arguments.queue;
     let mut reception = queue.open(Invoker::Alias).await.map_err(|refused| trouble(refused.to_string()))?;
-    let line = [b"Delivered-To: ", &*made.delivered_to, b"\n"].concat();
+    let line = [b"Delivered-To: ", &*done.plan.delivered_to, b"\n"].concat();
     reception.write(&line).await.map_err(|error| trouble(error.to_string()))?;
-    let mut file = File::open(mess).await.map_err(unreadable_mess)?;
-    let mut chunk = Vec::with_capacity(CHUNK);
-    while file.read_buf(&mut chunk).await.map_err(unreadable_mess)? > 0 {
+    let (mut at, mut chunk) = (0, Vec::new());
+    loop {
+        chunk = done.body.next_chunk(at, chunk).await.map_err(unreadable_mess)?;
+        if chunk.is_empty() {
+            break;
+        }
+        at += chunk.len() as u64;
         reception.write(&chunk).await.map_err(|error| trouble(error.to_string()))?;
-        chunk.clear();
     }
-    let commit = reception.commit(delivery.sender.clone(), made.forwards.clone());
+    let parent = Alongside::Forward(delivery.id, delivery.channel, recipient.offset);
+    let commit = reception.commit_with(delivery.sender.clone(), done.plan.forwards.clone(), Some(parent));
     Ok(commit.await.map_err(|error| trouble(error.to_string()))?.qp)
 }

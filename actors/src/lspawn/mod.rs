@@ -1,7 +1,6 @@
-//! qmail-lspawn: a worker for each delivery on this host.
+//! qmail-lspawn: deliveries on this host.
 //!
-//! Owns: nothing. Children: workers. Asked by: qmail-send, which bounds their number. Dies when: never on its own. After a
-//! restart: what its workers were doing is reported as deferred.
+//! What touches a user's files runs in the pool of delivery threads, under the share of their file system and a deadline.
 
 mod deliver;
 mod plan;
@@ -9,17 +8,21 @@ mod plan;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use futures_util::future::BoxFuture;
 
 use crate::cdb_files::CdbFiles;
-use crate::qmail_send::Delivery;
+use crate::delivery::Delivery;
+use crate::pool::{Mounts, Pool};
 use crate::queue::Queue;
+use crate::spawn::{Kind, Spawn};
 
 /// What local deliveries need to know.
 #[derive(Clone)]
 pub struct Arguments {
     /// The queue.
     pub queue: Queue,
+    /// Threads for users' file systems.
+    pub pool: Pool,
     /// `users/cdb`.
     pub users_cdb: PathBuf,
     /// Home of user alias.
@@ -31,55 +34,27 @@ pub struct Arguments {
 }
 
 /// The actor.
-pub struct Lspawn;
+pub type Lspawn = Spawn<Local>;
 
-/// Its state, shared with the workers.
-#[derive(Clone)]
-pub struct State {
-    arguments: Arc<Arguments>,
+/// Deliveries on this host.
+pub struct Local {
+    arguments: Arguments,
     cdb_files: CdbFiles,
+    mounts: Mounts,
 }
 
-/// What it hears.
-pub enum Message {
-    /// Deliver this.
-    Deliver(Delivery),
-}
-
-impl Actor for Lspawn {
-    type Msg = Message;
-    type State = State;
+impl Kind for Local {
     type Arguments = Arguments;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        arguments: Arguments,
-    ) -> Result<State, ActorProcessingErr> {
-        Ok(State { arguments: Arc::new(arguments), cdb_files: CdbFiles::default() })
+    fn start(arguments: Arguments) -> BoxFuture<'static, Self> {
+        Box::pin(std::future::ready(Self {
+            arguments,
+            cdb_files: CdbFiles::default(),
+            mounts: Mounts::default(),
+        }))
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Message>,
-        message: Message,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        let Message::Deliver(delivery) = message;
-        let arguments = (state.clone(), delivery);
-        if let Err(error) = Actor::spawn_linked(None, deliver::Local, arguments, myself.get_cell()).await {
-            tracing::error!("alert: unable to start a local delivery: {error}");
-        }
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Message>,
-        _: SupervisionEvent,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        // A worker's end is told by its report.
-        Ok(())
+    fn deliver(self: Arc<Self>, delivery: Delivery) -> BoxFuture<'static, ()> {
+        Box::pin(deliver::deliver(self, delivery))
     }
 }

@@ -1,8 +1,8 @@
 //! What to do for a local address, as users/assign, `.qmail` files and vpasswd say. Reads files, changes nothing.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use mailtree_protocols::{address, assign};
 use nix::unistd::User;
 use rustix::fs::OFlags;
 
-use super::State;
+use super::Local;
+use crate::queue::Body;
 
 /// Largest `.qmail` file, in bytes.
 const MAX_DOTQMAIL: u64 = 256 * 1024;
@@ -39,61 +40,63 @@ pub(super) struct Plan {
 }
 
 /// Whose delivery it is.
-struct Home {
-    dir: PathBuf,
+pub(super) struct Home {
+    pub(super) dir: PathBuf,
     dash: Vec<u8>,
     ext: Vec<u8>,
 }
 
-/// The plan for `recipient` and the message in `mess`, or the report that ends the delivery at once.
-pub(super) fn plan(state: &State, recipient: &[u8], mess: &Path) -> Result<Plan, Report> {
-    let (local, host) = address::split(recipient);
-    let host = host.unwrap_or_default();
-    let home = home(state, local)?;
-    check_home(&home.dir)?;
-    let mut plan = Plan { delivered_to: one_line(recipient), ..Plan::default() };
-    let instructions = dotqmail(state, &home)?;
-    // For a virtual user Delivered-To is the address the sender wrote.
-    if instructions.iter().any(|one| matches!(one, Instruction::Vdelivermail(_))) {
-        plan.delivered_to = one_line(&[&home.ext.to_ascii_lowercase(), &b"@"[..], host].concat());
-    }
-    if is_looping(mess, &plan.delivered_to).map_err(unreadable_mess)? {
-        return Err(Report::failure(
-            "This message is looping: it already has my Delivered-To line. (#5.4.6)\n",
-        ));
-    }
-    for instruction in instructions {
-        match instruction {
-            Instruction::Vdelivermail(unknown) => {
-                plan.did.2 += 1;
-                vdelivermail(state, &home, host, unknown, &mut plan)?;
-            }
-            other => obey(&home.dir, other, &mut plan)?,
+impl Local {
+    /// The plan for `recipient`, whose home this is, or the report that ends the delivery at once.
+    pub(super) fn plan(&self, recipient: &[u8], home: Home, body: &Body) -> Result<Plan, Report> {
+        let host = address::split(recipient).1.unwrap_or_default();
+        check_home(&home.dir)?;
+        let mut plan = Plan { delivered_to: one_line(recipient), ..Plan::default() };
+        let instructions = dotqmail(self, &home)?;
+        // For a virtual user Delivered-To is the address the sender wrote.
+        if instructions.iter().any(|one| matches!(one, Instruction::Vdelivermail(_))) {
+            plan.delivered_to = one_line(&[&home.ext.to_ascii_lowercase(), &b"@"[..], host].concat());
         }
+        if is_looping(body, &plan.delivered_to).map_err(unreadable_mess)? {
+            return Err(Report::failure(
+                "This message is looping: it already has my Delivered-To line. (#5.4.6)\n",
+            ));
+        }
+        for instruction in instructions {
+            match instruction {
+                Instruction::Vdelivermail(unknown) => {
+                    plan.did.2 += 1;
+                    vdelivermail(self, &home, host, unknown, &mut plan)?;
+                }
+                other => obey(&home.dir, other, &mut plan)?,
+            }
+        }
+        Ok(plan)
     }
-    Ok(plan)
-}
 
-fn home(state: &State, local: &[u8]) -> Result<Home, Report> {
-    let trouble = |_| Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n");
-    let users = state.cdb_files.open(&state.arguments.users_cdb).map_err(|error| {
-        tracing::error!("alert: unable to read users/cdb: {error}");
-        trouble(())
-    })?;
-    let controlled = match users {
-        Some(users) => assign::lookup(&users, local).map_err(|error| {
+    /// The home that `users/cdb` gives an address.
+    pub(super) fn assigned(&self, recipient: &[u8]) -> Result<Option<Home>, Report> {
+        let trouble = || Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n");
+        let users = self.cdb_files.open(&self.arguments.users_cdb).map_err(|error| {
+            tracing::error!("alert: unable to read users/cdb: {error}");
+            trouble()
+        })?;
+        let Some(users) = users else { return Ok(None) };
+        let found = assign::lookup(&users, address::split(recipient).0).map_err(|error| {
             tracing::error!("alert: users/cdb: {error}");
-            trouble(())
-        })?,
-        None => None,
-    };
-    Ok(match controlled {
-        Some(found) => Home { dir: path(&found.home), dash: found.dash, ext: found.ext },
-        None if names_system_user(local)? => {
+            trouble()
+        })?;
+        Ok(found.map(|found| Home { dir: path(&found.home), dash: found.dash, ext: found.ext }))
+    }
+
+    /// The home of an address that has none in `users/cdb`. May wait for the system's accounts.
+    pub(super) fn unassigned(&self, recipient: &[u8]) -> Result<Home, Report> {
+        let local = address::split(recipient).0;
+        if names_system_user(local)? {
             return Err(Report::deferral("This host does not deliver to system users yet. (#4.3.5)\n"));
         }
-        None => Home { dir: state.arguments.alias.clone(), dash: b"-".to_vec(), ext: local.to_vec() },
-    })
+        Ok(Home { dir: self.arguments.alias.clone(), dash: b"-".to_vec(), ext: local.to_vec() })
+    }
 }
 
 /// Whether qmail-getpw would find an account for the address: `user` or `user-ext`, not root, whose home is its own.
@@ -142,7 +145,7 @@ fn check_home(home: &Path) -> Result<(), Report> {
 }
 
 /// The instructions of the first `.qmail` file that exists for the address.
-fn dotqmail(state: &State, home: &Home) -> Result<Vec<Instruction>, Report> {
+fn dotqmail(state: &Local, home: &Home) -> Result<Vec<Instruction>, Report> {
     for candidate in dotqmail::candidates(&home.dash, &home.ext) {
         if let Some(instructions) = read_dotqmail(&home.dir.join(OsStr::from_bytes(&candidate.file)))? {
             return Ok(instructions.unwrap_or_else(|| default_delivery(state)));
@@ -154,7 +157,7 @@ fn dotqmail(state: &State, home: &Home) -> Result<Vec<Instruction>, Report> {
     Err(no_mailbox())
 }
 
-fn default_delivery(state: &State) -> Vec<Instruction> {
+fn default_delivery(state: &Local) -> Vec<Instruction> {
     vec![Instruction::Maildir(state.arguments.defaultdelivery.clone().into_bytes())]
 }
 
@@ -230,7 +233,7 @@ fn obey(home: &Path, instruction: Instruction, plan: &mut Plan) -> Result<(), Re
 
 /// vpopmail's delivery: the domain's users, then what the domain does with everybody else.
 fn vdelivermail(
-    state: &State,
+    state: &Local,
     home: &Home,
     host: &[u8],
     unknown: UnknownUser,
@@ -276,25 +279,33 @@ fn vdelivermail(
 }
 
 /// Whether the message's header says that it was delivered to this address before.
-fn is_looping(mess: &Path, delivered_to: &[u8]) -> io::Result<bool> {
-    let mut lines = BufReader::new(File::open(mess)?.take(MAX_HEADER));
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if lines.read_until(b'\n', &mut line)? == 0 {
-            return Ok(false);
+fn is_looping(body: &Body, delivered_to: &[u8]) -> io::Result<bool> {
+    let (mut at, mut chunk, mut line) = (0, Vec::new(), Vec::new());
+    while at < MAX_HEADER {
+        body.read_at(at, &mut chunk)?;
+        if chunk.is_empty() {
+            break;
         }
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        if text.is_empty() {
-            return Ok(false);
-        }
-        if let Some((name, value)) = text.split_at_checked(13)
-            && name.eq_ignore_ascii_case(b"Delivered-To:")
-            && value.trim_ascii() == delivered_to
-        {
-            return Ok(true);
+        at += chunk.len() as u64;
+        for part in chunk.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            let Some(text) = line.strip_suffix(b"\n") else { break };
+            if text.is_empty() {
+                return Ok(false);
+            }
+            if is_delivered_to(text, delivered_to) {
+                return Ok(true);
+            }
+            line.clear();
         }
     }
+    Ok(is_delivered_to(&line, delivered_to))
+}
+
+fn is_delivered_to(line: &[u8], address: &[u8]) -> bool {
+    line.split_at_checked(13).is_some_and(|(name, value)| {
+        name.eq_ignore_ascii_case(b"Delivered-To:") && value.trim_ascii() == address
+    })
 }
 
 pub(super) fn unreadable_mess(error: io::Error) -> Report {

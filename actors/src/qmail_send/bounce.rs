@@ -1,18 +1,11 @@
 //! Tells the sender of a message who did not get it.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use mailtree_protocols::bounce::{Bounce, From};
 use mailtree_protocols::queue::MessageId;
 use mailtree_protocols::received::Invoker;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 
-use crate::queue::Queue;
-
-/// Bytes of the failed message that are read at once.
-const CHUNK: usize = 64 * 1024;
+use crate::queue::{Alongside, Queue};
 
 /// Puts the bounce of message `id` into the queue. The number of that queueing; none for a triple bounce.
 pub(super) async fn inject(
@@ -21,11 +14,10 @@ pub(super) async fn inject(
     id: MessageId,
     sender: &[u8],
 ) -> Result<Option<u64>, String> {
-    let disk = Arc::clone(queue.disk());
-    let paragraphs = tokio::task::spawn_blocking(move || disk.bounce(id))
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
+    let looking = queue.clone();
+    let looking = tokio::task::spawn_blocking(move || Ok((looking.bounce(id)?, looking.body(id)?)));
+    let looked: std::io::Result<_> = looking.await.map_err(|error| error.to_string())?;
+    let (paragraphs, body) = looked.map_err(|error| error.to_string())?;
     let bounce = Bounce::of(sender, from);
     let kind = match &bounce {
         Bounce::Single { .. } => "single",
@@ -40,20 +32,23 @@ pub(super) async fn inject(
     let mut reception = queue.open(Invoker::Bounce).await.map_err(|refused| refused.to_string())?;
     let head = bounce.head(from, Timestamp::now(), sender, &paragraphs);
     reception.write(&head).await.map_err(|error| error.to_string())?;
-    let mut mess = File::open(queue.disk().mess(id)).await.map_err(|error| error.to_string())?;
-    let mut chunk = Vec::with_capacity(CHUNK);
+    let (mut at, mut chunk) = (0, Vec::new());
     let mut last = b'\n';
-    while mess.read_buf(&mut chunk).await.map_err(|error| error.to_string())? > 0 {
+    loop {
+        chunk = body.next_chunk(at, chunk).await.map_err(|error| error.to_string())?;
+        let Some(byte) = chunk.last() else { break };
+        last = *byte;
+        at += chunk.len() as u64;
         reception.write(&chunk).await.map_err(|error| error.to_string())?;
-        last = *chunk.last().unwrap_or(&last);
-        chunk.clear();
     }
     if last != b'\n' {
         // SMTP could not carry the bounce.
         reception.write(b"\n").await.map_err(|error| error.to_string())?;
     }
-    let commit = reception.commit(reverse.to_vec(), vec![to.to_vec()]);
+    let parent = Some(Alongside::Bounce(id));
+    let commit = reception.commit_with(reverse.to_vec(), vec![to.to_vec()], parent);
     let accepted = commit.await.map_err(|error| error.to_string())?;
+    queue.bounced(id, accepted.qp);
     metrics::counter!("mailtree_bounces_total", "kind" => kind).increment(1);
     Ok(Some(accepted.qp))
 }

@@ -10,10 +10,12 @@ use mailtree_protocols::smtproutes::Route;
 pub(super) struct Mail {
     /// Reverse-path.
     pub(super) sender: Vec<u8>,
-    /// When it was queued, in Unix seconds.
+    /// When it was queued, in microseconds since 1970.
     pub(super) birth: u64,
     /// Tells it from an earlier message with the same number.
     pub(super) serial: u64,
+    /// Somebody may have begun to deliver it before.
+    pub(super) again: bool,
     pub(super) local: Side,
     pub(super) remote: Side,
     /// Somebody failed.
@@ -25,6 +27,11 @@ pub(super) struct Mail {
 }
 
 impl Mail {
+    /// When it was queued, in Unix seconds.
+    pub(super) fn born(&self) -> u64 {
+        self.birth / 1_000_000
+    }
+
     pub(super) fn side(&mut self, channel: Channel) -> &mut Side {
         match channel {
             Channel::Local => &mut self.local,
@@ -46,7 +53,7 @@ pub(super) enum Side {
     /// Its recipients are being read from disk.
     Loading,
     /// Being tried.
-    Passing(Pass),
+    Passing(Box<Pass>),
 }
 
 /// One walk through the recipients of a channel (qmail-send: pass).

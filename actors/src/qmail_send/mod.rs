@@ -5,7 +5,6 @@
 //! again, once nothing that the last one began is under way any more.
 
 mod bounce;
-mod delivery;
 mod mail;
 mod pass;
 mod todo;
@@ -13,13 +12,14 @@ mod todo;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mailtree_config::control::{Control as Controls, Send as SendControl};
 use mailtree_protocols::bounce::From as BounceFrom;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
-use mailtree_protocols::report::{Report, safe};
+use mailtree_protocols::report::safe;
 use mailtree_protocols::schedule::{SYSFAIL, TODO};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
@@ -27,14 +27,12 @@ use serde::Serialize;
 use crate::answer::answer;
 use crate::clean;
 use crate::clock::unix_now;
-use crate::lspawn;
+use crate::delivery::{Hear, Reported};
 use crate::permit::{Permit, Permits};
-use crate::queue::disk::{Preprocessed, Surveyed};
-use crate::queue::sync::Error as DiskError;
-use crate::queue::{Queue, Settled};
-use crate::rspawn;
+use crate::queue::disk::Surveyed;
+use crate::queue::{Answer, Error, NewMessage, Queue};
 use crate::service::{Control, StartError};
-pub use delivery::{Delivery, ReportPort};
+use crate::spawn;
 use mail::{Attempt, Mail, Side};
 
 /// How often the schedule is looked at.
@@ -55,11 +53,13 @@ pub struct Arguments {
     /// One permit for everything under way that touches the queue.
     pub running: Permits,
     /// Deliveries on this host.
-    pub lspawn: ActorRef<lspawn::Message>,
+    pub lspawn: ActorRef<spawn::Message>,
     /// Deliveries to other hosts.
-    pub rspawn: ActorRef<rspawn::Message>,
+    pub rspawn: ActorRef<spawn::Message>,
     /// Removals.
     pub clean: ActorRef<clean::Message>,
+    /// True: no delivery begins until `svc -c`, which makes it false.
+    pub hold: Arc<AtomicBool>,
     /// All permits: held until the schedule is made.
     pub all: Permit,
 }
@@ -69,10 +69,12 @@ pub struct State {
     queue: Queue,
     controls: Arc<Controls>,
     running: Permits,
-    lspawn: ActorRef<lspawn::Message>,
-    rspawn: ActorRef<rspawn::Message>,
+    lspawn: ActorRef<spawn::Message>,
+    rspawn: ActorRef<spawn::Message>,
     clean: ActorRef<clean::Message>,
     myself: ActorRef<Message>,
+    /// Where deliveries report.
+    hear: Hear,
     control: Arc<SendControl>,
     bounce_from: Arc<BounceFrom>,
     messages: HashMap<MessageId, Mail>,
@@ -84,14 +86,21 @@ pub struct State {
     ending: usize,
     last_delivery: u64,
     last_serial: u64,
-    preprocessing: bool,
+    /// Somebody has pulled the trigger.
     pulled: bool,
+    /// `todo` is to be looked into.
+    look: bool,
+    /// It is being looked into.
+    looking: bool,
     next_todo: u64,
-    /// Messages in `todo` that cannot be preprocessed, until the next slow look.
+    /// Messages in `todo` that cannot be read, until the next slow look.
     bad: Arc<HashSet<MessageId>>,
+    /// Messages that could not be placed, and when to try again.
+    unplaced: Vec<(u64, MessageId)>,
     /// Messages whose files could not be read, and when to look again.
     unseen: Vec<(u64, MessageId)>,
     paused: bool,
+    hold: Arc<AtomicBool>,
     exit: Option<RpcReplyPort<()>>,
     exitasap: bool,
 }
@@ -115,8 +124,15 @@ struct Lane {
 pub enum Message {
     /// Somebody pulled the trigger.
     Trigger,
-    /// Preprocessing came back.
-    Preprocessed(Result<Preprocessed, DiskError>),
+    /// `todo` was looked into: what cannot be read there, and why.
+    Looked(Result<Vec<(MessageId, String)>, String>),
+    /// A message was placed before its first delivery, or not.
+    Placed {
+        /// The message.
+        id: MessageId,
+        /// It, as it arrives.
+        result: Result<NewMessage, Error>,
+    },
     /// The recipients of a message have been read.
     Loaded {
         /// The message.
@@ -127,14 +143,7 @@ pub enum Message {
         recipients: Result<Vec<Recipient>, String>,
     },
     /// A spawner has reported.
-    Reported {
-        /// Which delivery.
-        serial: u64,
-        /// One for each recipient, in order.
-        reports: Vec<Report>,
-        /// What is said for recipients without one.
-        crashed: &'static str,
-    },
+    Reported(Reported),
     /// What a delivery did is noted on disk.
     Settled {
         /// Which delivery.
@@ -144,7 +153,7 @@ pub enum Message {
         /// Some of them failed.
         bounced: bool,
         /// How it went.
-        result: Result<(), DiskError>,
+        result: Result<(), Error>,
     },
     /// A bounce was queued, or not.
     Bounced {
@@ -160,10 +169,10 @@ pub enum Message {
         /// Which of that number.
         serial: u64,
         /// How it went.
-        result: Result<(), DiskError>,
+        result: Result<(), Error>,
     },
     /// A message that could not be read before was looked at again.
-    Looked {
+    Seen {
         /// The message.
         id: MessageId,
         /// What was found; none if it is gone.
@@ -175,8 +184,13 @@ pub enum Message {
     Remove {
         /// The message.
         id: MessageId,
-        /// Whether there is such a message.
-        reply: RpcReplyPort<bool>,
+        /// Whether there is such a message; sent when it is gone for good.
+        reply: RpcReplyPort<Result<bool, String>>,
+    },
+    /// A removed message is out of the queue for good.
+    Struck {
+        /// The message.
+        id: MessageId,
     },
     /// An administrator: this message, or all, are due now.
     Retry {
@@ -226,13 +240,13 @@ impl Actor for QmailSend {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { queue, controls, running, lspawn, rspawn, clean, all } = arguments;
+        let Arguments { queue, controls, running, lspawn, rspawn, clean, hold, all } = arguments;
         let control = controls.send().map_err(|error| {
             let cause = format!("alert: cannot start: unable to read controls: {error}");
             if error.is_temporary() { StartError::Temporary(cause) } else { StartError::Permanent(cause) }
         })?;
-        let disk = Arc::clone(queue.disk());
-        let survey = tokio::task::spawn_blocking(move || disk.survey()).await?;
+        let surveyed = queue.clone();
+        let survey = tokio::task::spawn_blocking(move || surveyed.survey()).await?;
         let survey = survey.map_err(|error| {
             StartError::Temporary(format!("alert: cannot start: unable to read queue: {error}"))
         })?;
@@ -247,6 +261,11 @@ impl Actor for QmailSend {
             lspawn,
             rspawn,
             clean,
+            hear: {
+                let myself = myself.clone();
+                // A scheduler that is gone has forgotten this delivery.
+                Arc::new(move |reported| drop(myself.cast(Message::Reported(reported))))
+            },
             myself: myself.clone(),
             control,
             messages: HashMap::new(),
@@ -255,12 +274,15 @@ impl Actor for QmailSend {
             ending: 0,
             last_delivery: 0,
             last_serial: 0,
-            preprocessing: false,
             pulled: true,
+            look: true,
+            looking: false,
             next_todo: unix_now() + TODO,
             bad: Arc::default(),
+            unplaced: Vec::new(),
             unseen,
-            paused: false,
+            paused: hold.load(Ordering::Acquire),
+            hold,
             exit: None,
             exitasap: false,
         };
@@ -268,6 +290,9 @@ impl Actor for QmailSend {
             state.found(message);
         }
         state.log_status();
+        if state.paused {
+            tracing::warn!("status: held: no delivery begins until svc -c send");
+        }
         myself.send_interval(TICK, || Message::Tick);
         myself.cast(Message::Tick)?;
         drop(all);
@@ -282,20 +307,19 @@ impl Actor for QmailSend {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Trigger => state.pulled = true,
-            Message::Preprocessed(result) => state.preprocessed(result)?,
+            Message::Looked(result) => state.looked(result),
+            Message::Placed { id, result } => state.placed(id, result),
             Message::Loaded { id, channel, recipients } => state.loaded(id, channel, recipients),
-            Message::Reported { serial, reports, crashed } => state.reported(serial, reports, crashed),
+            Message::Reported(reported) => state.reported(reported),
             Message::Settled { serial, done, bounced, result } => {
                 state.settled(serial, done, bounced, result)
             }
             Message::Bounced { id, result } => state.bounced(id, result),
             Message::Ended { id, serial, result } => state.ended(id, serial, result),
-            Message::Looked { id, result } => state.looked(id, result),
+            Message::Seen { id, result } => state.seen(id, result),
             Message::Tick => state.tick(),
-            Message::Remove { id, reply } => {
-                let found = state.remove(id);
-                answer(reply, found);
-            }
+            Message::Remove { id, reply } => state.remove(id, reply),
+            Message::Struck { id } => state.struck(id),
             Message::Retry { id, reply } => {
                 let count = state.retry(id);
                 answer(reply, count);
@@ -309,7 +333,10 @@ impl Actor for QmailSend {
             Message::Control(Control::Alarm) => drop(state.retry(None)),
             Message::Control(Control::Hup) => state.reread(),
             Message::Control(Control::Pause) => state.paused = true,
-            Message::Control(Control::Continue) => state.paused = false,
+            Message::Control(Control::Continue) => {
+                state.paused = false;
+                state.hold.store(false, Ordering::Release);
+            }
         }
         state.work();
         Ok(())
@@ -365,7 +392,8 @@ impl State {
             self.exit_if_idle();
             return;
         }
-        self.look_at_todo();
+        self.take_arrivals();
+        self.look_into_todo();
         for channel in Channel::ALL {
             self.fill(channel);
         }
@@ -373,7 +401,7 @@ impl State {
     }
 
     fn exit_if_idle(&mut self) {
-        let idle = self.attempts.is_empty() && !self.preprocessing && self.ending == 0;
+        let idle = self.attempts.is_empty() && !self.looking && self.ending == 0;
         if idle && let Some(reply) = self.exit.take() {
             tracing::info!("status: exiting");
             answer(reply, ());
@@ -404,7 +432,7 @@ impl State {
         let now = unix_now();
         if now >= self.next_todo {
             self.next_todo = now + TODO;
-            self.pulled = true;
+            (self.pulled, self.look) = (true, true);
             self.bad = Arc::default();
         }
         while let Some(Reverse((due, id))) = self.retry_end.peek().copied()
@@ -414,6 +442,7 @@ impl State {
             self.end_if_settled(id);
         }
         self.look_at_unseen(now);
+        self.place_again(now);
         self.count_messages();
     }
 
@@ -421,17 +450,16 @@ impl State {
         let (due, later): (Vec<_>, Vec<_>) = self.unseen.drain(..).partition(|(due, _)| *due <= now);
         self.unseen = later;
         for (_, id) in due {
-            let (disk, myself, running) =
-                (Arc::clone(self.queue.disk()), self.myself.clone(), self.running());
+            let (queue, myself, running) = (self.queue.clone(), self.myself.clone(), self.running());
             drop(tokio::task::spawn_blocking(move || {
-                let result = disk.look(id).map_err(|error| error.to_string());
+                let result = queue.look(id).map_err(|error| error.to_string());
                 drop(running);
-                drop(myself.cast(Message::Looked { id, result }));
+                drop(myself.cast(Message::Seen { id, result }));
             }));
         }
     }
 
-    fn looked(&mut self, id: MessageId, result: Result<Option<Surveyed>, String>) {
+    fn seen(&mut self, id: MessageId, result: Result<Option<Surveyed>, String>) {
         match result {
             // A message that was preprocessed meanwhile is known.
             Ok(Some(message)) if !self.messages.contains_key(&id) => self.found(message),
@@ -448,13 +476,14 @@ impl State {
 
     /// A message that an earlier incarnation left.
     fn found(&mut self, message: Surveyed) {
-        let Surveyed { id, sender, birth, local, remote, bouncing, .. } = message;
+        let Surveyed { id, sender, birth, local, remote, bouncing } = message;
         let serial = self.next_serial();
         let side = |due: Option<u64>| due.map_or(Side::Finished, Side::Waiting);
         let mail = Mail {
             sender,
             birth,
             serial,
+            again: true,
             local: side(local),
             remote: side(remote),
             bouncing,
@@ -491,16 +520,20 @@ impl State {
             });
         } else {
             let serial = mail.serial;
-            self.clean(id, serial, running);
+            self.end(id, serial, running);
         }
     }
 
-    fn clean(&self, id: MessageId, serial: u64, running: Permit) {
+    fn end(&mut self, id: MessageId, serial: u64, running: Permit) {
+        let removing = match self.queue.end(id) {
+            Answer::Now(result) => return self.ended(id, serial, result),
+            Answer::Later(removing) => removing,
+        };
         let myself = self.myself.clone();
         let ended: clean::Ended =
             Box::new(move |result| drop(myself.cast(Message::Ended { id, serial, result })));
         // clean lives and dies with us.
-        drop(self.clean.cast(clean::Message::Foop { id, running, ended }));
+        drop(self.clean.cast(clean::Message::Foop { removing, running, ended }));
     }
 
     fn bounced(&mut self, id: MessageId, result: Result<Option<u64>, String>) {
@@ -521,12 +554,12 @@ impl State {
         mail.bouncing = false;
         let serial = mail.serial;
         match self.running() {
-            Some(running) => self.clean(id, serial, running),
+            Some(running) => self.end(id, serial, running),
             None => self.end_failed(id),
         }
     }
 
-    fn ended(&mut self, id: MessageId, serial: u64, result: Result<(), DiskError>) {
+    fn ended(&mut self, id: MessageId, serial: u64, result: Result<(), Error>) {
         // The number may be another message's by now.
         if self.messages.get(&id).is_none_or(|mail| mail.serial != serial) {
             self.ending = self.ending.saturating_sub(1);
@@ -553,8 +586,10 @@ impl State {
         }
     }
 
-    fn remove(&mut self, id: MessageId) -> bool {
-        let Some(mail) = self.messages.get_mut(&id) else { return false };
+    /// Nothing more of the message is begun; it is struck from the queue durably, and then removed when nothing of it is under
+    /// way.
+    fn remove(&mut self, id: MessageId, reply: RpcReplyPort<Result<bool, String>>) {
+        let Some(mail) = self.messages.get_mut(&id) else { return answer(reply, Ok(false)) };
         mail.removed = true;
         for channel in Channel::ALL {
             match mail.side(channel) {
@@ -563,11 +598,21 @@ impl State {
                 Side::Passing(pass) => pass.pending.clear(),
             }
         }
+        let (queue, myself, running) = (self.queue.clone(), self.myself.clone(), self.running());
+        tokio::spawn(async move {
+            let struck = queue.strike(id).await.map_err(|error| error.to_string());
+            drop(running);
+            drop(myself.cast(Message::Struck { id }));
+            answer(reply, struck.map(|()| true));
+        });
+    }
+
+    /// A removed message is out of the queue: what is left of it goes when nothing of it is under way.
+    fn struck(&mut self, id: MessageId) {
         for channel in Channel::ALL {
             self.end_pass_if_idle(id, channel);
         }
         self.end_if_settled(id);
-        true
     }
 
     fn retry(&mut self, only: Option<MessageId>) -> usize {
@@ -590,7 +635,7 @@ impl State {
                 }
             }
         }
-        self.pulled = true;
+        (self.pulled, self.look) = (true, true);
         count
     }
 
@@ -606,7 +651,7 @@ impl State {
                 }
                 self.control = control;
                 self.bad = Arc::default();
-                self.pulled = true;
+                (self.pulled, self.look) = (true, true);
                 self.log_status();
             }
             Err(error) => tracing::error!("alert: unable to reread controls, keeping the old ones: {error}"),

@@ -14,10 +14,11 @@ use mailtree_protocols::schedule::{SYSFAIL, is_dying, next_retry};
 use mailtree_protocols::smtproutes::Route;
 
 use super::mail::{Attempt, Group, Pass, Side};
-use super::{Delivery, ENDING, Message, ReportPort, Settled, State, shown};
+use super::{ENDING, Message, State, shown};
 use crate::clock::unix_now;
-use crate::queue::sync::Error as DiskError;
-use crate::{lspawn, rspawn};
+use crate::delivery::{Delivery, ReportPort, Reported};
+use crate::queue::{Answer, Error, Settled};
+use crate::spawn;
 
 /// Recipients of one transaction; every host takes that many (RFC 5321 4.5.3.1.8).
 const TRANSACTION: usize = 100;
@@ -53,13 +54,15 @@ impl State {
         let Some(running) = self.running.try_acquire() else { return };
         *side = Side::Loading;
         self.lane(channel).loading += 1;
-        let (disk, myself) = (Arc::clone(self.queue.disk()), self.myself.clone());
+        let reading = match self.queue.recipients(id, channel) {
+            Answer::Now(recipients) => {
+                return self.loaded(id, channel, recipients.map_err(|error| error.to_string()));
+            }
+            Answer::Later(reading) => reading,
+        };
+        let myself = self.myself.clone();
         tokio::spawn(async move {
-            let reading = tokio::task::spawn_blocking(move || disk.recipients(id, channel)).await;
-            let recipients = match reading {
-                Ok(read) => read.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
+            let recipients = reading.await.map_err(|error| error.to_string());
             drop(running);
             drop(myself.cast(Message::Loaded { id, channel, recipients }));
         });
@@ -108,7 +111,7 @@ impl State {
             self.end_if_settled(id);
             return;
         }
-        let dying = is_dying(mail.birth, unix_now(), lifetime);
+        let dying = is_dying(mail.born(), unix_now(), lifetime);
         let verp = is_verp(&mail.sender);
         let pending = match channel {
             Channel::Local => one_by_one(left),
@@ -123,7 +126,8 @@ impl State {
             },
         };
         if let Some(mail) = self.messages.get_mut(&id) {
-            *mail.side(channel) = Side::Passing(Pass { pending, in_flight: 0, left: count, dying });
+            let pass = Pass { pending, in_flight: 0, left: count, dying };
+            *mail.side(channel) = Side::Passing(Box::new(pass));
             self.lane(channel).ready.push_back(id);
         }
     }
@@ -158,7 +162,7 @@ impl State {
 
     fn begin_delivery(&mut self, id: MessageId, channel: Channel) {
         let Some(mail) = self.messages.get_mut(&id) else { return };
-        let sender = mail.sender.clone();
+        let (sender, birth, again) = (mail.sender.clone(), mail.birth, mail.again);
         let Side::Passing(pass) = mail.side(channel) else { return };
         let Some(group) = pass.pending.pop_front() else { return };
         let more = !pass.pending.is_empty();
@@ -186,36 +190,46 @@ impl State {
             // Messages take turns.
             lane.ready.push_back(id);
         }
-        let addresses: Vec<Vec<u8>> =
-            recipients.iter().map(|(_, recipient)| recipient.address.clone()).collect();
-        let sender = match &*addresses {
-            [only] => sender_for(&sender, only),
+        let to: Vec<Recipient> = recipients.iter().map(|(_, recipient)| recipient.clone()).collect();
+        let sender = match &*to {
+            [only] => sender_for(&sender, &only.address),
             _ => sender,
         };
         self.attempts.insert(serial, Attempt { id, channel, recipients });
         self.log_status();
-        let crashed = match channel {
-            Channel::Local => "qmail-local crashed.\n",
-            Channel::Remote => "qmail-remote crashed.\n",
+        let (crashed, spawn) = match channel {
+            Channel::Local => ("qmail-local crashed.\n", &self.lspawn),
+            Channel::Remote => ("qmail-remote crashed.\n", &self.rspawn),
         };
-        let report = Arc::new(ReportPort::new(self.myself.clone(), serial, crashed, running));
-        let delivery = Delivery { id, sender, recipients: addresses, route: group.route, serial, report };
+        let report = Arc::new(ReportPort::new(Arc::clone(&self.hear), serial, crashed, running));
+        let delivery = Delivery {
+            id,
+            birth,
+            sender,
+            recipients: to,
+            channel,
+            route: group.route,
+            serial,
+            again,
+            report,
+        };
         // A spawner that is gone drops the delivery, and that is reported.
-        match channel {
-            Channel::Local => drop(self.lspawn.cast(lspawn::Message::Deliver(delivery))),
-            Channel::Remote => drop(self.rspawn.cast(rspawn::Message::Deliver(delivery))),
-        }
+        drop(spawn.cast(spawn::Message::Deliver(delivery)));
     }
 
-    pub(super) fn reported(&mut self, serial: u64, reports: Vec<Report>, crashed: &str) {
-        let Some(Attempt { id, channel, recipients }) = self.attempts.get(&serial) else { return };
+    /// The slot is free with the report: what is noted on disk afterwards holds up nobody.
+    pub(super) fn reported(&mut self, Reported { serial, reports, crashed }: Reported) {
+        let Some(Attempt { id, channel, .. }) = self.attempts.get(&serial) else { return };
         let (id, channel) = (*id, *channel);
+        let lane = self.lane(channel);
+        lane.set_used(lane.used.saturating_sub(1));
+        let Some(Attempt { recipients, .. }) = self.attempts.get(&serial) else { return };
         let dying = match self.messages.get_mut(&id).map(|mail| mail.side(channel)) {
             Some(Side::Passing(pass)) => pass.dying,
             _ => false,
         };
         let mut reports = reports.into_iter();
-        let (mut done, mut bounce) = (Vec::new(), Vec::new());
+        let (mut done, mut deferred) = (Vec::new(), false);
         for (delivery, recipient) in recipients {
             let report = reports.next().unwrap_or_else(|| Report::deferral(crashed));
             let report = if dying { report.at_the_end_of_its_life() } else { report };
@@ -224,21 +238,23 @@ impl State {
             metrics::counter!("mailtree_deliveries_total", "channel" => channel.name(), "result" => word)
                 .increment(1);
             match report.class {
-                Class::Success => done.push(recipient.offset),
+                Class::Success => done.push((recipient.offset, None)),
                 Class::Failure => {
-                    done.push(recipient.offset);
-                    bounce.extend(paragraph(
-                        self.control.virtualdomains.strip(&recipient.address),
-                        &report.text,
-                    ));
+                    let shown = self.control.virtualdomains.strip(&recipient.address);
+                    done.push((recipient.offset, Some(paragraph(shown, &report.text))));
                 }
-                Class::Deferral => (),
+                Class::Deferral => deferred = true,
             }
         }
-        self.settle(serial, id, channel, done, bounce);
+        if let Some(mail) = self.messages.get_mut(&id) {
+            // One that was given up may have been done all the same.
+            mail.again |= deferred;
+        }
+        self.log_status();
+        self.settle(serial, id, channel, done);
     }
 
-    fn settle(&mut self, serial: u64, id: MessageId, channel: Channel, done: Vec<u64>, bounce: Vec<u8>) {
+    fn settle(&mut self, serial: u64, id: MessageId, channel: Channel, done: Vec<(u64, Option<Vec<u8>>)>) {
         let count = done.len();
         let mut finished = false;
         if let Some(mail) = self.messages.get_mut(&id)
@@ -252,21 +268,21 @@ impl State {
             self.settled(serial, 0, false, Ok(()));
             return;
         }
-        let bounced = !bounce.is_empty();
-        let settled = Settled { id, channel, done, finished, bounce, retry: None };
-        let (queue, myself, running) = (self.queue.clone(), self.myself.clone(), self.running());
+        let bounced = done.iter().any(|(_, paragraph)| paragraph.is_some());
+        let settling = match self.queue.settle(Settled { id, channel, done, finished, retry: None }) {
+            Answer::Now(result) => return self.settled(serial, count, bounced, result),
+            Answer::Later(settling) => settling,
+        };
+        let (myself, running) = (self.myself.clone(), self.running());
         tokio::spawn(async move {
-            let result = queue.settle(settled).await;
+            let result = settling.await;
             drop(running);
             drop(myself.cast(Message::Settled { serial, done: count, bounced, result }));
         });
     }
 
-    pub(super) fn settled(&mut self, serial: u64, done: usize, bounced: bool, result: Result<(), DiskError>) {
+    pub(super) fn settled(&mut self, serial: u64, done: usize, bounced: bool, result: Result<(), Error>) {
         let Some(Attempt { id, channel, .. }) = self.attempts.remove(&serial) else { return };
-        let lane = self.lane(channel);
-        lane.set_used(lane.used.saturating_sub(1));
-        self.log_status();
         let failed = result.is_err();
         if let Err(error) = result {
             let name = channel.name();
@@ -290,7 +306,7 @@ impl State {
     /// Nothing is under way or to be begun on this channel: it is finished, or waits for its next time.
     pub(super) fn end_pass_if_idle(&mut self, id: MessageId, channel: Channel) {
         let Some(mail) = self.messages.get_mut(&id) else { return };
-        let (birth, removed) = (mail.birth, mail.removed);
+        let (birth, removed) = (mail.born(), mail.removed);
         let side = mail.side(channel);
         let Side::Passing(pass) = &*side else { return };
         if pass.in_flight > 0 || !pass.pending.is_empty() {
@@ -303,11 +319,11 @@ impl State {
         }
         let due = next_retry(birth, unix_now(), channel);
         self.wait_until(id, channel, due);
-        let (queue, running) = (self.queue.clone(), self.running());
-        let settled =
-            Settled { id, channel, done: Vec::new(), finished: false, bounce: Vec::new(), retry: Some(due) };
+        let settled = Settled { id, channel, done: Vec::new(), finished: false, retry: Some(due) };
+        let Answer::Later(noting) = self.queue.settle(settled) else { return };
+        let running = self.running();
         tokio::spawn(async move {
-            if let Err(error) = queue.settle(settled).await {
+            if let Err(error) = noting.await {
                 // Only a restart would notice: it would try sooner.
                 let name = channel.name();
                 tracing::warn!(

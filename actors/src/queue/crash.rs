@@ -28,19 +28,26 @@ points! {
     CommitSynced = "commit-synced", "S3 is durable.";
     TodoLinked = "todo-linked", "`todo/ID` exists (S4), not yet durable.";
     TodoSynced = "todo-synced", "S4 is durable, nobody has been told.";
-    InfoWritten = "info-written", "`info/ID` exists beside `todo/ID`.";
-    ChannelsWritten = "channels-written", "`local/ID` and `remote/ID` exist beside `todo/ID`.";
-    PreprocessSynced = "preprocess-synced", "They are durable.";
-    TodoUnlinked = "todo-unlinked", "S5.";
-    MaildirWritten = "maildir-written", "The message is in `Maildir/tmp`.";
-    MaildirSynced = "maildir-synced", "It is durable there.";
+    JournalWritten = "journal-written", "A batch is in the journal, not yet durable.";
+    JournalSynced = "journal-synced", "It is durable (J), nobody has been told.";
+    MaildirWritten = "maildir-written", "A message is in the Maildir's file system, without its name in `new`.";
     MaildirLinked = "maildir-linked", "It is in `Maildir/new`.";
-    MaildirDurable = "maildir-durable", "It is durable there; the recipient is not marked done.";
+    MaildirSynced = "maildir-synced", "It is durable there, because no journal stands behind it; nobody was told.";
+    RecipientNoted = "recipient-noted", "The journal was told that the recipient is done.";
+    CheckpointBegun = "checkpoint-begun", "Some of a checkpoint's files are durable.";
+    CheckpointWritten = "checkpoint-written", "A checkpoint is durable, no segment was freed yet.";
+    MessPlaced = "mess-placed", "Written out: `mess/ID` exists (JW).";
+    ChannelsWritten = "channels-written", "Written out: `local/ID` and `remote/ID` exist.";
+    InfoWritten = "info-written", "Written out: `info/ID` exists.";
+    Placed = "placed", "Written out: all is durable, the journal does not know yet, or `todo/ID` is still there.";
+    TodoUnlinked = "todo-unlinked", "`todo/ID` is gone: S5, or S2.";
+    WrittenOut = "written-out", "The journal knows, durably, that the message is in files (S5).";
     BounceWritten = "bounce-written", "`bounce/ID` has the failed recipient's paragraph.";
     RecipientMarked = "recipient-marked", "The recipient is marked done, or its file is gone.";
     BounceUnlinked = "bounce-unlinked", "The bounce is queued and `bounce/ID` is gone.";
     InfoUnlinked = "info-unlinked", "Only `mess/ID` is left (S2).";
     MessUnlinked = "mess-unlinked", "The message is gone (S1).";
+    Replayed = "replayed", "The journal was replayed; nothing else has begun.";
 }
 
 /// Index of the armed point plus one; 0: none.

@@ -1,51 +1,106 @@
-//! qmail-queue: takes messages in and makes them durable.
+//! qmail-queue: takes messages in, makes them durable, and keeps them until they have ended.
 //!
-//! Owns: the disk threads, the permits for messages being received. Asks: nobody. Asked by: sessions, lspawn, send.
-//! Dies when: a sync fails, or the queue directory is gone. After a restart: messages that were being received are gone
-//! with their sessions' connections or finish on the old threads; nothing that was accepted depends on this actor.
+//! How a message lives (the states are those of [`mailtree_protocols::queue`]):
+//!
+//! - *append*. A session hands a message in ([`Reception`]). A small one becomes a record of the journal: the one thread
+//!   that writes it ([`writer`]) gathers what has come, writes and syncs it once, and answers all (J). A large one, or any
+//!   while the journal is off, full or broken, becomes files before the `250` (S4; [`disk`], on the disk threads).
+//!   Either way it is in the table of live messages ([`live`]) then, and the scheduler takes it from there
+//!   ([`Queue::arrivals`]).
+//! - *settle*. What deliveries report is noted in the table and in the journal, or in the files. A copy in a Maildir need
+//!   not be durable while the journal holds the message: it goes on the list of the next checkpoint
+//!   ([`checkpoint`]). A message that is done is forgotten; one that is still there after some seconds is written out
+//!   to qmail's files (S5; [`write_out`]).
+//! - *replay*. At a start the journal says which messages lived; those whose copies may not have reached the disk are
+//!   looked for and delivered again where they are missing or torn ([`replay`]).
+//!
+//! Nobody outside can tell which form a message has.
+//!
+//! Owns: the journal, the disk threads, the permits for messages being received. Asks: the pool of delivery threads, for
+//! syncs of Maildirs. Asked by: sessions, lspawn, send. Dies when: the journal fails twice in a row, a sync of the queue's
+//! files fails, or the queue directory is gone. After a restart: the table is still there; messages that were being
+//! received are gone with their sessions' connections.
 
-mod blank;
+mod body;
+mod checkpoint;
 pub mod crash;
 pub mod disk;
+mod journal;
+mod live;
 mod reception;
-pub mod sync;
+mod replay;
+mod service;
+mod spares;
+mod sync;
 mod trigger;
+mod write_out;
+mod writer;
 
-use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::BoxFuture;
+use mailtree_protocols::envelope::{Envelope, Recipient};
+use mailtree_protocols::journal::Serial;
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::Invoker;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::Notify;
 
-use crate::answer::answer;
 use crate::permit::Permits;
-use crate::qmail_send::ReportPort;
-use crate::service::{Control, StartError};
+use crate::pool::Pool;
 use crate::wire::{Unanswered, Wire};
-pub(crate) use disk::Route;
-use disk::{Disk, Preprocessed};
-pub use reception::{Accepted, Held, Reception};
-use sync::{DiskThreads, Error};
-pub use trigger::Trigger;
+pub use body::{Body, CHUNK};
+use checkpoint::Checkpoints;
+pub use checkpoint::InMaildir;
+use disk::{Disk, Survey, Surveyed};
+use live::{Backing, Ending, Entry, Live, Settling};
+pub use reception::{Accepted, Alongside, Held, Reception};
+pub use replay::OpenError;
+pub use service::{Arguments, Message, QmailQueue};
+use spares::Spares;
+use sync::DiskThreads;
+pub use sync::Error;
+pub use trigger::{Trigger, listen};
+use writer::Writer;
 
 /// How long a session waits for the right to hand in a message.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the free space is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// Messages in S4 that are in the table at once; the others wait in `todo`.
+const MAX_TODO: usize = 10_000;
 
 /// The queue as the other actors reach it, whichever incarnation serves it.
 #[derive(Clone)]
-pub struct Queue {
+pub struct Queue(Arc<Shared>);
+
+struct Shared {
     disk: Arc<Disk>,
+    live: Arc<Live>,
+    spares: Spares,
+    checkpoints: Checkpoints,
     wire: Wire<Message>,
-    threads: Arc<ArcSwapOption<DiskThreads>>,
+    threads: ArcSwapOption<DiskThreads>,
+    writer: ArcSwapOption<Writer>,
+    /// Memory for the bodies of messages in the journal, in KiB.
+    room: Permits,
+    /// Messages that may live in the journal.
+    places: Permits,
+    /// Whether new messages go into the journal.
+    journal_on: AtomicBool,
+    /// The serial of the last message in the journal.
+    serial: AtomicU64,
+    pool: Pool,
     trigger: Trigger,
+    /// Told whenever a message has been written out, or was not.
+    written: Notify,
+    /// Where the newest generation of the journal is noted.
+    journal_id: PathBuf,
+    /// The thread of checkpoints runs.
+    checkpointing: AtomicBool,
 }
 
 /// Why no message is taken in now.
@@ -62,26 +117,100 @@ pub enum Refused {
     Unanswered(#[from] Unanswered),
 }
 
+/// A message for the scheduler.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It can be delivered.
+    Message(NewMessage),
+    /// It is to be placed first ([`Queue::place`]).
+    Place(MessageId),
+}
+
+/// A message that the scheduler has not heard of, with the recipients that are listed on each channel.
+#[derive(Debug)]
+pub struct NewMessage {
+    /// Its number.
+    pub id: MessageId,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// When it was accepted, in microseconds since 1970.
+    pub birth: u64,
+    /// User id of who queued it.
+    pub uid: u32,
+    /// The number of its queueing.
+    pub qp: u64,
+    /// Reverse-path.
+    pub sender: Vec<u8>,
+    /// Recipients on the local channel.
+    pub local: Vec<Recipient>,
+    /// Recipients on the remote channel.
+    pub remote: Vec<Recipient>,
+    /// Somebody failed; the bounce is not sent yet.
+    pub bouncing: bool,
+    /// Next attempt in Unix seconds, by channel, local first.
+    pub next: [u64; 2],
+    /// Somebody may have begun to deliver it before.
+    pub again: bool,
+}
+
+/// What became of recipients of one message on one channel.
+#[derive(Debug)]
+pub struct Settled {
+    /// The message.
+    pub id: MessageId,
+    /// The channel.
+    pub channel: Channel,
+    /// Offsets of the records that are done, with the paragraph for the bounce of those that failed.
+    pub done: Vec<(u64, Option<Vec<u8>>)>,
+    /// Nobody is left on the channel.
+    pub finished: bool,
+    /// When to try the others next, in Unix seconds.
+    pub retry: Option<u64>,
+}
+
+/// The answer now, or what to wait for.
+pub enum Answer<T> {
+    /// It is done.
+    Now(T),
+    /// The disk has to be waited for.
+    Later(BoxFuture<'static, T>),
+}
+
 impl Queue {
-    /// The queue on `disk`; `trigger` tells the scheduler of new messages.
-    ///
-    /// # Errors
-    /// When `todo` cannot be read.
-    pub fn new(disk: Arc<Disk>, trigger: Trigger) -> io::Result<Self> {
-        disk::todo_gauge().set(disk.todo()?.len() as f64);
-        Ok(Self { disk, wire: Wire::default(), threads: Arc::default(), trigger })
+    /// The queue on `disk`; `trigger` tells the scheduler of new messages, `pool` syncs Maildirs. `journal_id` is the file
+    /// that tells which journal belongs to this host.
+    #[must_use]
+    pub fn new(disk: Arc<Disk>, trigger: Trigger, pool: Pool, journal_id: PathBuf) -> Self {
+        Self(Arc::new(Shared {
+            disk,
+            live: Arc::default(),
+            spares: Spares::default(),
+            checkpoints: Checkpoints::default(),
+            wire: Wire::default(),
+            threads: ArcSwapOption::empty(),
+            writer: ArcSwapOption::empty(),
+            room: Permits::new("journal-kib", reception::ROOM),
+            places: Permits::new("journal-messages", write_out::PLACES),
+            journal_on: AtomicBool::new(false),
+            serial: AtomicU64::new(0),
+            pool,
+            trigger,
+            written: Notify::new(),
+            journal_id,
+            checkpointing: AtomicBool::new(false),
+        }))
     }
 
     /// The queue directory, for reading.
     #[must_use]
     pub fn disk(&self) -> &Arc<Disk> {
-        &self.disk
+        &self.0.disk
     }
 
     /// The scheduler's wake-up.
     #[must_use]
     pub fn trigger(&self) -> &Trigger {
-        &self.trigger
+        &self.0.trigger
     }
 
     /// The right to hand in a message.
@@ -89,202 +218,372 @@ impl Queue {
     /// # Errors
     /// [`Refused`]: the sender has to come again later.
     pub async fn open(&self, invoker: Invoker) -> Result<Reception, Refused> {
-        self.wire.call(|reply| Message::Open { invoker, reply }, OPEN_TIMEOUT).await?
+        self.0.wire.call(|reply| Message::Open { invoker, reply }, OPEN_TIMEOUT).await?
     }
 
     fn threads(&self) -> Result<Arc<DiskThreads>, Error> {
-        self.threads.load_full().ok_or(Error::Gone)
+        self.0.threads.load_full().ok_or(Error::Gone)
     }
 
-    /// Preprocesses up to `limit` messages from `todo`, but not those in `except`.
-    pub(crate) async fn preprocess(
+    /// Up to `limit` messages that the scheduler has not heard of; `route` says where their recipients go.
+    #[must_use]
+    pub fn arrivals(&self, limit: usize, route: &dyn Fn(&[u8]) -> (Channel, Vec<u8>)) -> Vec<Arrival> {
+        self.0.live.arrivals(limit, route)
+    }
+
+    /// Messages some of whose recipients are open again, with the channel.
+    #[must_use]
+    pub fn reopened(&self) -> Vec<(MessageId, Channel)> {
+        self.0.live.reopened()
+    }
+
+    /// Places a message that has to be in S5 before its first delivery.
+    ///
+    /// # Errors
+    /// When it cannot be; it stays in S4.
+    pub async fn place(&self, id: MessageId) -> Result<NewMessage, Error> {
+        let message = self.0.live.as_new(id).ok_or(Error::Gone)?;
+        self.write_out_one(id).await?;
+        Ok(message)
+    }
+
+    /// Looks into `todo` for what other programs put there, but not for those `except` for; why some cannot be read.
+    ///
+    /// # Errors
+    /// When `todo` cannot be read.
+    pub fn look_into_todo(
         &self,
-        route: Route,
-        limit: usize,
-        except: Arc<HashSet<MessageId>>,
-    ) -> Result<Preprocessed, Error> {
-        self.threads()?.run(disk::Preprocess { route, limit, except, done: Preprocessed::default() }).await
+        except: &std::collections::HashSet<MessageId>,
+    ) -> io::Result<Vec<(MessageId, String)>> {
+        let mut failed = Vec::new();
+        let Shared { disk, live, trigger, .. } = &*self.0;
+        let mut found = false;
+        for id in disk.todo()? {
+            if except.contains(&id) || live.knows(id) {
+                continue;
+            }
+            if live.len() - live.in_journal() >= MAX_TODO {
+                trigger.look_again();
+                break;
+            }
+            match disk.envelope(id) {
+                Ok((envelope, birth, size)) => {
+                    let mut entry = Entry::new(Backing::Todo, birth, size, envelope);
+                    // Whoever put it there may have been this host, before a crash.
+                    entry.again = true;
+                    live.found(id, entry);
+                    found = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !disk.mess(id).exists() => {
+                    failed.push((id, "it has no mess".to_owned()));
+                }
+                Err(error) => failed.push((id, error.to_string())),
+            }
+        }
+        if found {
+            trigger.pull();
+        }
+        Ok(failed)
+    }
+
+    /// All that a scheduler that starts must know; what is live arrives again. May wait for the disk.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn survey(&self) -> io::Result<Survey> {
+        self.0.live.announce_all();
+        let known = self.0.live.ids();
+        self.0.disk.survey(&known)
+    }
+
+    /// Message `id` if it is in S5. May wait for the disk.
+    ///
+    /// # Errors
+    /// When its files cannot be read.
+    pub fn look(&self, id: MessageId) -> io::Result<Option<Surveyed>> {
+        if self.0.live.knows(id) { Ok(None) } else { self.0.disk.look(id) }
+    }
+
+    /// Who is listed on a channel of a message.
+    pub fn recipients(&self, id: MessageId, channel: Channel) -> Answer<io::Result<Vec<Recipient>>> {
+        match self.0.live.recipients(id, channel) {
+            Some(recipients) => Answer::Now(Ok(recipients)),
+            None => {
+                let queue = self.clone();
+                Answer::Later(Box::pin(async move {
+                    let reading = tokio::task::spawn_blocking(move || {
+                        // It may have come here, or left, meanwhile.
+                        match queue.0.disk.recipients(id, channel)? {
+                            none if none.is_empty() => {
+                                Ok(queue.0.live.recipients(id, channel).unwrap_or_default())
+                            }
+                            found => Ok(found),
+                        }
+                    });
+                    reading.await.map_err(io::Error::other)?
+                }))
+            }
+        }
+    }
+
+    /// The message itself. May wait for the disk.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn body(&self, id: MessageId) -> io::Result<Body> {
+        match self.0.live.body(id) {
+            Some(body) => Ok(body),
+            None => Body::file(self.0.disk.open_mess(id)?),
+        }
+    }
+
+    /// What the bounce of a message will say; nothing when nobody failed. May wait for the disk.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn bounce(&self, id: MessageId) -> io::Result<Option<Vec<u8>>> {
+        match self.0.live.bounce(id) {
+            Some(bounce) => Ok((!bounce.is_empty()).then_some(bounce)),
+            None => self.0.disk.bounce(id),
+        }
+    }
+
+    /// A copy of the message lies in Maildirs, not durably. True: that is the queue's concern from now on, and the recipient
+    /// is done. False: the caller makes the files durable before it reports success.
+    #[must_use]
+    pub fn delivered(&self, id: MessageId, record: (Channel, u64), copies: &[InMaildir]) -> bool {
+        let Some(writer) = self.0.writer.load_full() else { return false };
+        let Some(place) = self.0.checkpoints.room() else { return false };
+        let maildirs = copies.iter().map(|copy| copy.file.clone()).collect();
+        let Some((noted, done)) = self.0.live.delivered(id, record, maildirs) else { return false };
+        // Before the record: a checkpoint that covers the record covers the files.
+        self.0.checkpoints.add(place, noted, copies);
+        writer.append(vec![done]);
+        crash::reached(crash::Point::RecipientNoted);
+        true
     }
 
     /// Notes what became of recipients.
-    pub(crate) async fn settle(&self, settled: Settled) -> Result<(), Error> {
-        let Settled { id, channel, done, finished, bounce, retry } = settled;
-        self.threads()?.run(disk::Settle { id, channel, done, finished, bounce, retry }).await
-    }
-
-    /// Removes a settled message.
-    pub(crate) async fn end(&self, id: MessageId) -> Result<(), Error> {
-        self.threads()?.run(disk::End { id }).await
-    }
-
-    /// Delivers message `id` as `maildir/new/name`, with `head` above it; durable when it returns. `delivery` is
-    /// held until then, even if nobody waits any more.
-    pub(crate) async fn deliver(
-        &self,
-        id: MessageId,
-        maildir: PathBuf,
-        name: String,
-        head: Vec<u8>,
-        delivery: Arc<ReportPort>,
-    ) -> Result<(), Error> {
-        self.threads()?
-            .run(disk::Maildir { id, maildir, name, head, file: None, _delivery: Some(delivery) })
-            .await
-    }
-}
-
-/// What became of recipients of one message on one channel.
-#[derive(Debug)]
-pub(crate) struct Settled {
-    pub(crate) id: MessageId,
-    pub(crate) channel: Channel,
-    /// Offsets of the records that are done.
-    pub(crate) done: Vec<u64>,
-    /// Nobody is left on the channel.
-    pub(crate) finished: bool,
-    /// Paragraphs for the bounce.
-    pub(crate) bounce: Vec<u8>,
-    /// When to try the others next, in Unix seconds.
-    pub(crate) retry: Option<u64>,
-}
-
-/// The service.
-pub struct QmailQueue;
-
-/// What it needs.
-pub struct Arguments {
-    /// Where it will be reached.
-    pub queue: Queue,
-    /// Messages that may be received at once.
-    pub receiving: usize,
-    /// Bytes of them that may be on disk at once.
-    pub receiving_bytes: u64,
-    /// Below so many free bytes nothing is taken in.
-    pub free_bytes: u64,
-    /// Below so many free inodes nothing is taken in.
-    pub free_inodes: u64,
-    /// Threads for the disk.
-    pub disk_threads: usize,
-}
-
-/// Its state.
-pub struct State {
-    arguments: Arguments,
-    receiving: Permits,
-    chunks: Permits,
-    threads: Arc<DiskThreads>,
-    full: bool,
-}
-
-/// What it hears.
-pub enum Message {
-    /// Somebody has a message to hand in.
-    Open {
-        /// Who, for the trace line.
-        invoker: Invoker,
-        /// The right, or why not.
-        reply: RpcReplyPort<Result<Reception, Refused>>,
-    },
-    /// Time to look at the free space.
-    Look,
-    /// A sync failed.
-    SyncFailed(String),
-    /// From `svc`.
-    Control(Control),
-}
-
-impl From<Control> for Message {
-    fn from(control: Control) -> Self {
-        Self::Control(control)
-    }
-}
-
-impl Actor for QmailQueue {
-    type Msg = Message;
-    type State = State;
-    type Arguments = Arguments;
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Message>,
-        arguments: Arguments,
-    ) -> Result<State, ActorProcessingErr> {
-        let failed = {
-            let myself = myself.clone();
-            Arc::new(move |cause| drop(myself.cast(Message::SyncFailed(cause))))
-        };
-        let disk = Arc::clone(arguments.queue.disk());
-        let threads = DiskThreads::start(disk, arguments.disk_threads, failed)
-            .map_err(|error| StartError::Temporary(format!("unable to start disk threads: {error}")))?;
-        let threads = Arc::new(threads);
-        let receiving = Permits::new("receiving", arguments.receiving);
-        let chunks =
-            usize::try_from(arguments.receiving_bytes / reception::CHUNK as u64).unwrap_or(usize::MAX);
-        let chunks = Permits::new("receiving-chunks", chunks.max(1));
-        let mut state = State { arguments, receiving, chunks, threads: Arc::clone(&threads), full: false };
-        state.look();
-        state.arguments.queue.threads.store(Some(threads));
-        myself.send_interval(LOOK, || Message::Look);
-        state.arguments.queue.wire.connect(myself);
-        Ok(state)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Message>,
-        message: Message,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Open { invoker, reply } => answer(reply, state.open(invoker)),
-            Message::Look | Message::Control(Control::Hup) => state.look(),
-            Message::SyncFailed(cause) => return Err(format!("sync failed: {cause}").into()),
-            Message::Control(Control::Alarm | Control::Pause | Control::Continue) => (),
-        }
-        Ok(())
-    }
-
-    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        // A new incarnation may have filled it already.
-        let ours = Some(Arc::as_ptr(&state.threads));
-        let threads = &state.arguments.queue.threads;
-        if threads.load().as_ref().map(Arc::as_ptr) == ours {
-            threads.store(None);
-        }
-        Ok(())
-    }
-}
-
-impl State {
-    fn open(&self, invoker: Invoker) -> Result<Reception, Refused> {
-        if self.full {
-            return Err(Refused::Full);
-        }
-        let permit = self.receiving.try_acquire().ok_or(Refused::Busy)?;
-        let trigger = self.arguments.queue.trigger.clone();
-        let threads = Arc::clone(&self.threads);
-        Ok(Reception::new(threads, trigger, invoker, Arc::new(permit), self.chunks.clone()))
-    }
-
-    fn look(&mut self) {
-        let full = match self.threads.disk().free() {
-            Ok((bytes, inodes)) => {
-                metrics::gauge!("mailtree_queue_free_bytes").set(bytes as f64);
-                metrics::gauge!("mailtree_queue_free_inodes").set(inodes as f64);
-                bytes < self.arguments.free_bytes || inodes < self.arguments.free_inodes
+    pub fn settle(&self, settled: Settled) -> Answer<Result<(), Error>> {
+        match self.0.live.settle(&settled) {
+            Settling::Noted(records) => {
+                self.tell(records);
+                Answer::Now(Ok(()))
             }
-            Err(error) => {
-                tracing::error!("alert: unable to read the queue's free space: {error}");
-                true
-            }
-        };
-        if full != self.full {
-            if full {
-                tracing::error!("alert: queue filesystem is full: refusing new messages");
-            } else {
-                tracing::warn!("status: queue filesystem has space again");
+            Settling::Files => Answer::Later(Box::pin(self.clone().settle_files(settled))),
+            Settling::Busy => {
+                let queue = self.clone();
+                Answer::Later(Box::pin(async move {
+                    queue.not_writing(settled.id).await;
+                    match queue.settle(settled) {
+                        Answer::Now(result) => result,
+                        Answer::Later(result) => result.await,
+                    }
+                }))
             }
         }
-        self.full = full;
+    }
+
+    async fn settle_files(self, settled: Settled) -> Result<(), Error> {
+        let Settled { id, channel, done, finished, retry } = settled;
+        let mut bounce = Vec::new();
+        let mut offsets = Vec::with_capacity(done.len());
+        for (offset, paragraph) in done {
+            offsets.push(offset);
+            bounce.extend(paragraph.unwrap_or_default());
+        }
+        self.threads()?.run(disk::Settle { id, channel, done: offsets, finished, bounce, retry }).await
+    }
+
+    /// The bounce of a message is queued under the number `qp`.
+    pub fn bounced(&self, id: MessageId, qp: u64) {
+        self.tell(self.0.live.bounced(id, qp).into_iter().collect());
+    }
+
+    /// Records that ride on the next sync.
+    fn tell(&self, records: Vec<mailtree_protocols::journal::Record>) {
+        if !records.is_empty()
+            && let Some(writer) = self.0.writer.load().as_ref()
+        {
+            writer.append(records);
+        }
+    }
+
+    /// Ends a settled message.
+    pub fn end(&self, id: MessageId) -> Answer<Result<(), Error>> {
+        match self.0.live.end(id, false) {
+            Ending::Noted(record, false) => {
+                self.tell(vec![record]);
+                self.forget(id);
+                Answer::Now(Ok(()))
+            }
+            Ending::Noted(record, true) => {
+                let queue = self.clone();
+                Answer::Later(Box::pin(async move {
+                    let writer = queue.0.writer.load_full().ok_or(Error::Gone)?;
+                    writer.append_synced(vec![record]).await?;
+                    queue.threads()?.run(disk::End { id }).await?;
+                    queue.forget(id);
+                    Ok(())
+                }))
+            }
+            Ending::Over => Answer::Now(Ok(())),
+            Ending::Reopened => {
+                tracing::warn!(msg = id.0, "warning: msg {id}: a delivery was not durable; it is done again");
+                self.0.trigger.pull();
+                Answer::Now(Ok(()))
+            }
+            Ending::Files => {
+                let queue = self.clone();
+                Answer::Later(Box::pin(async move {
+                    queue.threads()?.run(disk::End { id }).await?;
+                    queue.0.live.remove(id);
+                    Ok(())
+                }))
+            }
+            Ending::Busy => {
+                let queue = self.clone();
+                Answer::Later(Box::pin(async move {
+                    queue.not_writing(id).await;
+                    match queue.end(id) {
+                        Answer::Now(result) => result,
+                        Answer::Later(result) => result.await,
+                    }
+                }))
+            }
+        }
+    }
+
+    /// Takes a message out for good: durable when it returns, whatever is still under way. [`Queue::end`] must follow when
+    /// nothing is.
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub async fn strike(&self, id: MessageId) -> Result<(), Error> {
+        loop {
+            match self.0.live.end(id, true) {
+                Ending::Noted(record, leftover) => {
+                    let writer = self.0.writer.load_full().ok_or(Error::Gone)?;
+                    writer.append_synced(vec![record]).await?;
+                    if leftover {
+                        self.threads()?.run(disk::End { id }).await?;
+                    }
+                    self.forget(id);
+                    return Ok(());
+                }
+                Ending::Files => {
+                    self.threads()?.run(disk::Strike { id }).await?;
+                    return Ok(());
+                }
+                Ending::Busy => self.not_writing(id).await,
+                Ending::Over | Ending::Reopened => return Ok(()),
+            }
+        }
+    }
+
+    /// A message that ended, and of which nothing waits for a checkpoint, gives its number back.
+    fn forget(&self, id: MessageId) {
+        if let Some(entry) = self.0.live.forget_ended(id) {
+            self.0.release(&entry);
+        }
+    }
+
+    /// Waits until a message is not being written out.
+    async fn not_writing(&self, id: MessageId) {
+        loop {
+            let written = self.0.written.notified();
+            tokio::pin!(written);
+            // Registered before it is looked at, so that no change is missed.
+            written.as_mut().enable();
+            if !self.0.live.is_writing(id) {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    /// Removes what nobody finished and nobody uses. How many files went. May wait for the disk.
+    ///
+    /// # Errors
+    /// When a directory cannot be read or a file cannot be removed.
+    pub fn sweep(&self) -> io::Result<u64> {
+        self.0.disk.sweep_ossified(&(self.0.live.ids(), self.0.spares.all()))
+    }
+}
+
+/// A message on its way from S3 to S4, and into the table.
+struct Arriving {
+    queue: Queue,
+    envelope: Option<Envelope>,
+    size: u64,
+    expected: Option<MessageId>,
+}
+
+impl disk::Arriving for Arriving {
+    fn expect(&mut self, id: MessageId) {
+        self.queue.0.live.expect(id);
+        self.expected = Some(id);
+    }
+
+    fn stored(&mut self, stored: disk::Stored) {
+        let Some(envelope) = self.envelope.take() else { return };
+        let Shared { live, trigger, .. } = &*self.queue.0;
+        if live.len() - live.in_journal() < MAX_TODO {
+            live.insert([(stored.id, Entry::new(Backing::Todo, stored.birth, self.size, envelope))]);
+            trigger.pull();
+        } else {
+            trigger.look_again();
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(id) = self.expected {
+            self.queue.0.live.unexpect(id);
+        }
+        if self.envelope.is_some() && self.expected.is_some() {
+            // Nobody was told, but its todo may be there.
+            self.queue.0.trigger.pull_todo();
+        }
+    }
+}
+
+impl Queue {
+    fn arriving(&self, envelope: Envelope, size: u64) -> Box<dyn disk::Arriving> {
+        Box::new(Arriving { queue: self.clone(), envelope: Some(envelope), size, expected: None })
+    }
+
+    /// Has spare numbers made before they run out.
+    fn make_spares(&self) {
+        let Some((from, count)) = self.0.spares.wanted() else { return };
+        let queue = self.clone();
+        tokio::spawn(async move {
+            let making = disk::spare::MakeSpares { from, count, made: Vec::new(), taken: Vec::new() };
+            let made = match queue.threads() {
+                Ok(threads) => threads.run(making).await,
+                Err(error) => Err(error),
+            };
+            queue.0.spares.made(made.unwrap_or_else(|error| {
+                tracing::warn!("warning: unable to make files in pid: {error}");
+                Vec::new()
+            }));
+        });
+    }
+}
+
+impl Shared {
+    fn next_serial(&self) -> Serial {
+        Serial(self.serial.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// The number of an ended message is free again.
+    fn release(&self, entry: &Entry) {
+        match entry.backing {
+            // Its file became mess.
+            Backing::Journal { spare, .. } if entry.leftover => self.spares.forget(spare),
+            Backing::Journal { spare, .. } => self.spares.give(spare),
+            Backing::Todo => (),
+        }
     }
 }

@@ -3,37 +3,58 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use mailtree_protocols::envelope::Envelope;
-use mailtree_protocols::queue::MessageId;
+use mailtree_protocols::journal::{Accept, Record};
+use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::{self, Invoker};
+use tokio::sync::oneshot;
 
-use super::disk::{Commit, Draft, Spill};
-use super::sync::{DiskThreads, Error};
-use super::trigger::Trigger;
+use super::Queue;
+use super::disk::{Commit, Draft, Spill, micros};
+use super::live::{Backing, Entry};
+use super::sync::Error;
 use crate::permit::{Permit, Permits};
 use crate::pid;
 
-/// What a reception holds in memory before it writes to disk, in bytes.
+/// What a reception holds in memory by its own right, in bytes.
 pub(super) const CHUNK: usize = 64 * 1024;
+
+/// Larger messages are files from the start, in bytes.
+const MAX_BODY: usize = 256 * 1024;
+
+/// Memory for the bodies of messages in the journal, in KiB.
+pub(super) const ROOM: usize = 64 * 1024;
+
+/// How long a message waits for a place in the journal before it goes into files.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// A message being handed in. Dropped before [`Reception::commit`], it leaves nothing behind.
 pub struct Reception {
-    threads: Arc<DiskThreads>,
-    trigger: Trigger,
+    queue: Queue,
     buffer: Vec<u8>,
     draft: Option<Draft>,
     size: u64,
     qp: u64,
-    /// One permit for each chunk on disk.
-    chunks: Permits,
-    spilled: Vec<Permit>,
+    limits: Limits,
+    /// One permit for each chunk on disk, or in memory beyond the first.
+    held: Vec<Permit>,
     /// Bytes of the line the queue put on top.
     head: usize,
     invoker: Invoker,
     permit: Arc<Permit>,
+}
+
+/// What all messages that are being received share, in units of [`CHUNK`].
+#[derive(Clone)]
+pub(super) struct Limits {
+    /// On disk.
+    pub(super) chunks: Permits,
+    /// In memory, beyond the first of each.
+    pub(super) memory: Permits,
 }
 
 /// A message on disk that is not in the queue yet, for those who look at it first.
@@ -58,26 +79,28 @@ pub struct Accepted {
     pub size: u64,
 }
 
+/// What becomes true of another message together with this one's acceptance, if the journal holds both.
+#[derive(Debug, Clone, Copy)]
+pub enum Alongside {
+    /// This one is its forward for a recipient, who is done then.
+    Forward(MessageId, Channel, u64),
+    /// This one is its bounce.
+    Bounce(MessageId),
+}
+
 impl Reception {
-    pub(super) fn new(
-        threads: Arc<DiskThreads>,
-        trigger: Trigger,
-        invoker: Invoker,
-        permit: Arc<Permit>,
-        chunks: Permits,
-    ) -> Self {
+    pub(super) fn new(queue: Queue, invoker: Invoker, permit: Arc<Permit>, limits: Limits) -> Self {
         let qp = pid::next();
         let buffer = received::qmail(invoker, qp, Timestamp::now()).into_bytes();
         Self {
-            threads,
-            trigger,
+            queue,
             head: buffer.len(),
             buffer,
             draft: None,
             size: 0,
             qp,
-            chunks,
-            spilled: Vec::new(),
+            limits,
+            held: Vec::new(),
             invoker,
             permit,
         }
@@ -87,8 +110,7 @@ impl Reception {
     /// refused for want of another.
     #[must_use]
     pub fn copy(&self) -> Self {
-        let (threads, trigger) = (Arc::clone(&self.threads), self.trigger.clone());
-        Self::new(threads, trigger, self.invoker, Arc::clone(&self.permit), self.chunks.clone())
+        Self::new(self.queue.clone(), self.invoker, Arc::clone(&self.permit), self.limits.clone())
     }
 
     /// The number of this queueing.
@@ -103,10 +125,18 @@ impl Reception {
     /// When it cannot be written; the message must be given up.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() < CHUNK {
+        let allowed = if self.draft.is_some() { CHUNK } else { CHUNK * (self.held.len() + 1) };
+        if self.buffer.len() < allowed {
             return Ok(());
         }
-        self.spill(false).await.map(drop)
+        if self.draft.is_none()
+            && self.buffer.len() < MAX_BODY
+            && let Some(more) = self.limits.memory.try_acquire()
+        {
+            self.held.push(more);
+            return Ok(());
+        }
+        self.spill().await.map(drop)
     }
 
     /// Writes what has come to disk, to be read there. More may follow.
@@ -114,16 +144,22 @@ impl Reception {
     /// # Errors
     /// When it cannot be written; the message must be given up.
     pub async fn hold(&mut self) -> Result<Held, Error> {
-        let path = self.spill(true).await?;
+        let path = self.spill().await?;
         Ok(Held { path, head: self.head as u64, size: self.size.saturating_sub(self.head as u64) })
     }
 
-    async fn spill(&mut self, whole: bool) -> Result<PathBuf, Error> {
+    async fn spill(&mut self) -> Result<PathBuf, Error> {
         let full = || io::Error::new(io::ErrorKind::StorageFull, "too many bytes are being received");
-        self.spilled.push(self.chunks.try_acquire().ok_or_else(full)?);
+        if self.draft.is_none() {
+            // The rights to memory.
+            self.held.clear();
+        }
+        let chunks = u32::try_from(self.buffer.len().div_ceil(CHUNK).max(1)).unwrap_or(u32::MAX);
+        self.held.push(self.limits.chunks.try_acquire_many(chunks).ok_or_else(full)?);
         self.size += self.buffer.len() as u64;
-        let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer), whole };
-        let (draft, buffer) = self.threads.run(spill).await?;
+        let spill = Spill { draft: self.draft.take(), bytes: std::mem::take(&mut self.buffer) };
+        let (draft, mut buffer) = self.queue.threads()?.run(spill).await?;
+        buffer.shrink_to(CHUNK);
         let path = draft.path().to_owned();
         self.draft = Some(draft);
         self.buffer = buffer;
@@ -135,21 +171,128 @@ impl Reception {
     ///
     /// # Errors
     /// When it is not certain to be durable.
-    pub async fn commit(mut self, sender: Vec<u8>, recipients: Vec<Vec<u8>>) -> Result<Accepted, Error> {
+    pub async fn commit(self, sender: Vec<u8>, recipients: Vec<Vec<u8>>) -> Result<Accepted, Error> {
+        self.commit_with(sender, recipients, None).await
+    }
+
+    /// As [`Reception::commit`], with what becomes true together with it.
+    ///
+    /// # Errors
+    /// As [`Reception::commit`].
+    pub async fn commit_with(
+        mut self,
+        sender: Vec<u8>,
+        recipients: Vec<Vec<u8>>,
+        alongside: Option<Alongside>,
+    ) -> Result<Accepted, Error> {
         let started = Instant::now();
         let size = self.size + self.buffer.len() as u64;
         let envelope = Envelope { uid: rustix::process::getuid().as_raw(), qp: self.qp, sender, recipients };
+        let bytes = envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?;
+        let id = match self.place(&bytes).await {
+            Some(place) => self.append(place, envelope, alongside).await?,
+            None => self.store(bytes, envelope, size).await?,
+        };
+        let metrics = super::service::Accepting::get();
+        metrics.seconds.record(started.elapsed());
+        metrics.messages.increment(1);
+        metrics.bytes.increment(size);
+        Ok(Accepted { id, qp: self.qp, size })
+    }
+
+    /// A place in the journal; none if the message is not for it, or there is none for too long.
+    async fn place(&self, envelope: &[u8]) -> Option<Place> {
+        let shared = &*self.queue.0;
+        let writer = shared.writer.load_full()?;
+        let size = self.buffer.len() + envelope.len();
+        if self.draft.is_some()
+            || self.buffer.len() > MAX_BODY
+            || size + 1024 > writer.max_record()
+            || !shared.journal_on.load(Ordering::Acquire)
+        {
+            return None;
+        }
+        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+        let waiting = async {
+            let place = shared.places.acquire().await;
+            (place, shared.room.acquire_many(kib).await)
+        };
+        let (place, room) = tokio::time::timeout(WAIT, waiting).await.ok()?;
+        let spare = shared.spares.take();
+        self.queue.make_spares();
+        Some(Place { writer, place, room, spare: spare? })
+    }
+
+    async fn append(
+        &mut self,
+        Place { writer, place, room, spare }: Place,
+        envelope: Envelope,
+        alongside: Option<Alongside>,
+    ) -> Result<MessageId, Error> {
+        let queue = self.queue.clone();
+        let body: Arc<[u8]> = std::mem::take(&mut self.buffer).into();
+        let birth = micros(SystemTime::now());
+        let serial = queue.0.next_serial();
+        let accept = Accept {
+            serial,
+            id: spare.id,
+            pool: spare.number,
+            birth,
+            uid: envelope.uid,
+            qp: envelope.qp,
+            sender: envelope.sender.clone(),
+            recipients: envelope.recipients.clone(),
+            properties: Vec::new(),
+            body: Arc::clone(&body),
+        };
+        let mut records = vec![Record::Accept(accept)];
+        let live = &queue.0.live;
+        records.extend(match alongside {
+            Some(Alongside::Forward(parent, channel, offset)) => live.journalled(parent, channel, offset),
+            Some(Alongside::Bounce(parent)) => live.bounced(parent, self.qp),
+            None => None,
+        });
+        let (done, answer) = oneshot::channel();
+        let told = move |result: Result<mailtree_protocols::journal::Lsn, Error>| {
+            let result = result.map(|lsn| {
+                let size = body.len() as u64;
+                let mut entry = Entry::new(Backing::Journal { serial, lsn, spare }, birth, size, envelope);
+                (entry.body, entry.room, entry.place) = (Some(body), Some(room), Some(place));
+                let Queue(shared) = &queue;
+                shared.live.insert([(spare.id, entry)]);
+                if let Some(Alongside::Forward(parent, channel, offset)) = alongside {
+                    shared.live.done(parent, channel, offset);
+                }
+                shared.trigger.pull();
+                spare.id
+            });
+            if result.is_err() {
+                // Its number may be in the journal: it is never given out again.
+                queue.0.spares.forget(spare);
+            }
+            // The session may have gone.
+            drop(done.send(result));
+        };
+        writer.append_then(records, Box::new(told));
+        answer.await.unwrap_or(Err(Error::Gone))
+    }
+
+    async fn store(&mut self, bytes: Vec<u8>, envelope: Envelope, size: u64) -> Result<MessageId, Error> {
         let commit = Commit {
             draft: self.draft.take(),
             bytes: std::mem::take(&mut self.buffer),
-            envelope: envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?,
-            id: None,
-            trigger: self.trigger.clone(),
+            envelope: bytes,
+            stored: None,
+            arriving: self.queue.arriving(envelope, size),
         };
-        let id = self.threads.run(commit).await?;
-        metrics::histogram!("mailtree_queue_commit_seconds").record(started.elapsed());
-        metrics::counter!("mailtree_queue_accepted_messages_total").increment(1);
-        metrics::counter!("mailtree_queue_accepted_bytes_total").increment(size);
-        Ok(Accepted { id, qp: self.qp, size })
+        Ok(self.queue.threads()?.run(commit).await?.id)
     }
+}
+
+/// A place in the journal.
+struct Place {
+    writer: Arc<super::writer::Writer>,
+    place: Permit,
+    room: Permit,
+    spare: super::disk::spare::Spare,
 }

@@ -1,4 +1,4 @@
-//! The disk threads: they take what waits, make it durable together and answer all (group commit).
+//! The disk threads, for qmail's files: they take what waits, make it durable together and answer all (group commit).
 //!
 //! Owns: the threads, the bounded channel to them. Asked by: whoever holds a [`DiskThreads`]. Ends when: the last
 //! holder drops it; what is queued is still done.
@@ -17,8 +17,8 @@ use crate::permit::{Permit, Permits};
 /// Operations that may wait for the disk.
 const WAITING: usize = 4096;
 
-/// Operations that one thread makes durable together.
-const BATCH: usize = 256;
+/// Operations that one thread makes durable together; each holds some open files.
+const BATCH: usize = 64;
 
 /// Why an operation was not done. For those that publish something, it may have been done all the same when the sync
 /// after publishing failed.
@@ -55,8 +55,7 @@ impl From<io::Error> for Error {
 }
 
 /// The way to the disk.
-pub struct DiskThreads {
-    disk: Arc<Disk>,
+pub(super) struct DiskThreads {
     sender: Sender<Box<dyn Step>>,
     waiting: Permits,
 }
@@ -66,7 +65,7 @@ impl DiskThreads {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(
+    pub(super) fn start(
         disk: Arc<Disk>,
         count: usize,
         failed: Arc<dyn Fn(String) + Send + Sync>,
@@ -74,22 +73,15 @@ impl DiskThreads {
         let (sender, receiver) = bounded(WAITING);
         let poisoned = Arc::new(AtomicBool::new(false));
         for n in 0..count.max(1) {
-            let mut unsynced = Unsynced::new(&disk)?;
             let thread = Thread {
                 disk: Arc::clone(&disk),
                 receiver: receiver.clone(),
                 poisoned: Arc::clone(&poisoned),
                 failed: Arc::clone(&failed),
             };
-            std::thread::Builder::new().name(format!("disk {n}")).spawn(move || thread.run(&mut unsynced))?;
+            std::thread::Builder::new().name(format!("disk {n}")).spawn(move || thread.run())?;
         }
-        Ok(Self { disk, sender, waiting: Permits::new("disk", WAITING) })
-    }
-
-    /// The queue directory, for reading.
-    #[must_use]
-    pub fn disk(&self) -> &Arc<Disk> {
-        &self.disk
+        Ok(Self { sender, waiting: Permits::new("disk", WAITING) })
     }
 
     /// Has `operation` done. Once this was polled, dropping the future does not undo it.
@@ -160,16 +152,17 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(self, unsynced: &mut Unsynced) {
+    fn run(self) {
         while let Ok(first) = self.receiver.recv() {
             let mut batch = vec![first];
             batch.extend(self.receiver.try_iter().take(BATCH - 1));
-            self.batch(batch, unsynced);
+            self.batch(batch);
         }
     }
 
-    fn batch(&self, batch: Vec<Box<dyn Step>>, unsynced: &mut Unsynced) {
+    fn batch(&self, batch: Vec<Box<dyn Step>>) {
         let started = Instant::now();
+        let unsynced = &mut Unsynced::default();
         metrics::histogram!("mailtree_queue_batch_operations").record(batch.len() as f64);
         let batch = self.each(batch, false, |step| step.prepare(&self.disk, unsynced));
         let Some(batch) = self.synced(batch, unsynced, false) else { return };
@@ -210,7 +203,7 @@ impl Thread {
         let result = if self.poisoned.load(Ordering::Acquire) {
             Err(io::Error::other("an earlier sync failed"))
         } else {
-            unsynced.sync(&self.disk)
+            unsynced.sync()
         };
         let Err(error) = result else { return Some(batch) };
         self.poisoned.store(true, Ordering::Release);

@@ -10,82 +10,52 @@ use mailtree_protocols::address;
 use mailtree_protocols::report::Report;
 use mailtree_protocols::smtp::client::{Client, DataError, Mail, Outcome, Want};
 use mailtree_protocols::smtp::stuff::DotStuffer;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::State;
+use super::Remote;
 use super::exchangers::addresses;
-use super::mess::{Shape, shape};
-use crate::qmail_send::Delivery;
-
-/// Bytes read and written at once.
-const CHUNK: usize = 64 * 1024;
+use super::shape::{Shape, shape};
+use crate::delivery::Delivery;
+use crate::queue::{Body, CHUNK};
 
 /// The longest a transaction may take, however busy it looks.
 const TRANSACTION: Duration = Duration::from_secs(6 * 3600);
 
-/// The worker.
-pub(super) struct Remote;
-
-/// Its only message: begin.
-pub(super) struct Begin;
-
-impl Actor for Remote {
-    type Msg = Begin;
-    type State = Option<(State, Delivery)>;
-    type Arguments = (State, Delivery);
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Begin>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        myself.cast(Begin)?;
-        Ok(Some(arguments))
-    }
-
-    async fn handle(
-        &self,
-        myself: ActorRef<Begin>,
-        _: Begin,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        if let Some((state, delivery)) = state.take() {
-            let count = delivery.recipients.len();
-            let reports = match deliver(&state, &delivery).await {
-                Ok(outcome) => (0..count).map_while(|recipient| outcome.report(recipient)).collect(),
-                Err(report) => vec![report; count],
-            };
-            delivery.report.send(reports);
-        }
-        myself.stop(None);
-        Ok(())
-    }
+/// Delivers to all recipients in one transaction, and reports.
+pub(super) async fn deliver(remote: Arc<Remote>, delivery: Delivery) {
+    let count = delivery.recipients.len();
+    let reports = match attempt(&remote, &delivery).await {
+        Ok(outcome) => (0..count).map_while(|recipient| outcome.report(recipient)).collect(),
+        Err(report) => vec![report; count],
+    };
+    delivery.report.send(reports);
 }
 
-async fn deliver(state: &State, delivery: &Delivery) -> Result<Outcome, Report> {
+async fn attempt(state: &Remote, delivery: &Delivery) -> Result<Outcome, Report> {
     let controls = state.arguments.controls.remote().map_err(|error| {
         tracing::error!("alert: unable to read controls: {error}");
         Report::deferral("Unable to read control files. (#4.3.0)\n")
     })?;
-    let domain = delivery.recipients.first().and_then(|recipient| address::split(recipient).1);
+    let domain = delivery.recipients.first().and_then(|recipient| address::split(&recipient.address).1);
     let domain =
         domain.ok_or_else(|| Report::failure("Sorry, address must include host name. (#5.1.3)\n"))?;
     let (ips, port) = addresses(&state.arguments.resolver, domain, &delivery.route).await?;
     let port = port.unwrap_or(state.arguments.port);
-    let path = state.arguments.queue.disk().mess(delivery.id);
-    let looking = tokio::task::spawn_blocking(move || shape(&path));
-    let shape = looking.await.map_err(io::Error::other).flatten().map_err(unreadable)?;
+    let (queue, id) = (state.arguments.queue.clone(), delivery.id);
+    let looking = tokio::task::spawn_blocking(move || {
+        let body = queue.body(id)?;
+        shape(&body).map(|shape| (body, shape))
+    });
+    let (body, shape) = looking.await.map_err(io::Error::other).flatten().map_err(unreadable)?;
     let mut last = Report::deferral("Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n");
     for ip in ips {
         if state.is_down(ip, delivery.serial) {
             continue;
         }
         let Some(stream) = connect(state, &controls, SocketAddr::new(ip, port)).await else { continue };
-        let outcome = transaction(state, delivery, &controls, ip, stream, shape).await?;
+        let outcome = transaction(delivery, &controls, ip, stream, (&body, shape)).await?;
         if outcome.greeted || outcome.message.class != mailtree_protocols::report::Class::Deferral {
             return Ok(outcome);
         }
@@ -100,7 +70,7 @@ fn unreadable(error: io::Error) -> Report {
     Report::deferral("Unable to read message. (#4.3.0)\n")
 }
 
-async fn connect(state: &State, controls: &Controls, peer: SocketAddr) -> Option<TcpStream> {
+async fn connect(state: &Remote, controls: &Controls, peer: SocketAddr) -> Option<TcpStream> {
     let connecting = async {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if let Some(ip) = state.arguments.outgoing_ip.filter(|ip| ip.is_ipv4() == peer.is_ipv4()) {
@@ -124,23 +94,22 @@ async fn connect(state: &State, controls: &Controls, peer: SocketAddr) -> Option
 }
 
 async fn transaction(
-    state: &State,
     delivery: &Delivery,
     controls: &Controls,
     ip: IpAddr,
     mut stream: TcpStream,
-    shape: Shape,
+    (body, shape): (&Body, Shape),
 ) -> Result<Outcome, Report> {
     let mut client = Client::new(Mail {
         helo: controls.helohost.clone(),
         ip: ip.to_string(),
         reverse_path: delivery.sender.clone(),
-        forward_paths: delivery.recipients.clone(),
+        forward_paths: delivery.recipients.iter().map(|recipient| recipient.address.clone()).collect(),
         eight_bit: shape.eight_bit,
         size: shape.size,
     });
     let limit = controls.timeoutremote;
-    let talking = talk(state, delivery, &mut client, &mut stream, limit);
+    let talking = talk(body, &mut client, &mut stream, limit);
     let talked = timeout(TRANSACTION, talking).await.map_err(io::Error::from).flatten();
     if talked.is_err() {
         client.connection_died();
@@ -149,13 +118,7 @@ async fn transaction(
 }
 
 /// Carries the dialogue to its end; an error is the connection's.
-async fn talk(
-    state: &State,
-    delivery: &Delivery,
-    client: &mut Client,
-    stream: &mut TcpStream,
-    limit: Duration,
-) -> io::Result<()> {
+async fn talk(body: &Body, client: &mut Client, stream: &mut TcpStream, limit: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut out, mut input) = (Vec::new(), Vec::with_capacity(4096));
     // A peer that trickles its replies must not hold a delivery longer than one that is silent.
@@ -181,7 +144,7 @@ async fn talk(
                 input.drain(..read);
             }
             Want::SendData => {
-                let sent = send_mess(state, delivery, stream, limit).await?;
+                let sent = send_mess(body, stream, limit).await?;
                 client.data_sent(sent);
             }
             // The outcome is settled; how the peer takes the goodbye is its own matter.
@@ -196,22 +159,19 @@ async fn send(stream: &mut TcpStream, bytes: &[u8], limit: Duration) -> io::Resu
 
 /// Streams the message. The inner error is the message's, the outer one the connection's.
 async fn send_mess(
-    state: &State,
-    delivery: &Delivery,
+    body: &Body,
     stream: &mut TcpStream,
     limit: Duration,
 ) -> io::Result<Result<(), DataError>> {
-    let path = Arc::clone(state.arguments.queue.disk()).mess(delivery.id);
-    let Ok(mut mess) = File::open(path).await else { return Ok(Err(DataError::Unreadable)) };
     let mut stuffer = DotStuffer::new();
-    let (mut chunk, mut out) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK + CHUNK / 16));
+    let (mut at, mut chunk, mut out) = (0, Vec::new(), Vec::with_capacity(CHUNK + CHUNK / 16));
     loop {
-        chunk.clear();
-        match mess.read_buf(&mut chunk).await {
-            Ok(0) => break,
-            Ok(_) => (),
+        chunk = match body.next_chunk(at, chunk).await {
+            Ok(chunk) if chunk.is_empty() => break,
+            Ok(chunk) => chunk,
             Err(_) => return Ok(Err(DataError::Unreadable)),
-        }
+        };
+        at += chunk.len() as u64;
         stuffer.push(&chunk, &mut out);
         send(stream, &out, limit).await?;
         out.clear();

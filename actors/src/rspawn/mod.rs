@@ -1,25 +1,28 @@
-//! qmail-rspawn: a worker for each transaction with another host, and the table of hosts that do not answer.
-//!
-//! Owns: tcpto. Children: workers. Asks: resolver. Asked by: qmail-send, which bounds the number of workers. Dies when:
-//! never on its own. After a restart: what its workers were doing is reported as deferred; tcpto is read again.
+//! qmail-rspawn: transactions with other hosts, and the table of hosts that do not answer.
 
 mod deliver;
 mod exchangers;
 mod ipme;
-mod mess;
+mod shape;
 
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
 use mailtree_config::control::Control as Controls;
 use mailtree_protocols::tcpto::Tcpto;
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use crate::cdb_files::open_regular;
 use crate::clock::unix_now;
-use crate::qmail_send::Delivery;
+use crate::delivery::Delivery;
 use crate::queue::Queue;
 use crate::resolver::Resolver;
+use crate::spawn::{Kind, Spawn};
+
+/// Larger than any table, in bytes.
+const TCPTO_SIZE: u64 = 64 * 1024;
 
 /// What remote deliveries need to know.
 #[derive(Clone)]
@@ -39,63 +42,46 @@ pub struct Arguments {
 }
 
 /// The actor.
-pub struct Rspawn;
+pub type Rspawn = Spawn<Remote>;
 
-/// Its state, shared with the workers.
-#[derive(Clone)]
-pub struct State {
-    arguments: Arc<Arguments>,
-    tcpto: Arc<Mutex<Tcpto>>,
+/// Deliveries to other hosts.
+pub struct Remote {
+    arguments: Arguments,
+    tcpto: Mutex<Tcpto>,
 }
 
-/// What it hears.
-pub enum Message {
-    /// Deliver this.
-    Deliver(Delivery),
-}
-
-impl Actor for Rspawn {
-    type Msg = Message;
-    type State = State;
+impl Kind for Remote {
     type Arguments = Arguments;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        arguments: Arguments,
-    ) -> Result<State, ActorProcessingErr> {
-        // A table that cannot be read is an empty one: it only saves time.
-        let tcpto =
-            tokio::fs::read(&arguments.tcpto).await.map(|bytes| Tcpto::parse(&bytes)).unwrap_or_default();
-        Ok(State { arguments: Arc::new(arguments), tcpto: Arc::new(Mutex::new(tcpto)) })
+    fn start(arguments: Arguments) -> BoxFuture<'static, Self> {
+        Box::pin(async {
+            let path = arguments.tcpto.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                let mut bytes = Vec::new();
+                // Whatever is there in place of the table is not waited for.
+                if let Some(file) = open_regular(&path)? {
+                    file.take(TCPTO_SIZE).read_to_end(&mut bytes)?;
+                }
+                Ok::<_, io::Error>(bytes)
+            });
+            // A table that cannot be read is an empty one: it only saves time.
+            let tcpto = match reading.await.map_err(io::Error::other).flatten() {
+                Ok(bytes) => Tcpto::parse(&bytes),
+                Err(error) => {
+                    tracing::error!("alert: {}: {error}: skipped", arguments.tcpto.display());
+                    Tcpto::default()
+                }
+            };
+            Self { arguments, tcpto: Mutex::new(tcpto) }
+        })
     }
 
-    async fn handle(
-        &self,
-        myself: ActorRef<Message>,
-        message: Message,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        let Message::Deliver(delivery) = message;
-        let arguments = (state.clone(), delivery);
-        if let Err(error) = Actor::spawn_linked(None, deliver::Remote, arguments, myself.get_cell()).await {
-            tracing::error!("alert: unable to start a remote delivery: {error}");
-        }
-        Ok(())
-    }
-
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Message>,
-        _: SupervisionEvent,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        // A worker's end is told by its report.
-        Ok(())
+    fn deliver(self: Arc<Self>, delivery: Delivery) -> BoxFuture<'static, ()> {
+        Box::pin(deliver::deliver(self, delivery))
     }
 }
 
-impl State {
+impl Remote {
     fn is_down(&self, ip: IpAddr, spread: u64) -> bool {
         self.tcpto.lock().unwrap_or_else(PoisonError::into_inner).is_down(ip, unix_now(), spread)
     }
@@ -109,9 +95,18 @@ impl State {
             (*tcpto != before).then(|| tcpto.to_bytes())
         };
         if let Some(bytes) = bytes
-            && let Err(error) = tokio::fs::write(&self.arguments.tcpto, bytes).await
+            && let Err(error) = self.write_tcpto(bytes).await
         {
             tracing::warn!("warning: unable to write {}: {error}", self.arguments.tcpto.display());
         }
+    }
+
+    async fn write_tcpto(&self, bytes: Vec<u8>) -> io::Result<()> {
+        let path = self.arguments.tcpto.clone();
+        let writing = tokio::task::spawn_blocking(move || match open_regular(&path) {
+            Ok(_) => std::fs::write(&path, bytes),
+            Err(error) => Err(error),
+        });
+        writing.await.map_err(io::Error::other)?
     }
 }

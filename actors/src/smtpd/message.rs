@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::Talk;
 use crate::clock::unix_now;
 use crate::program::{Limits, Program, qmail_queue};
-use crate::queue::sync::Error as DiskError;
+use crate::queue::Error as QueueError;
 use crate::queue::{Held, Reception, Refused};
 use crate::simscan;
 
@@ -34,7 +34,7 @@ pub(super) enum Mess {
     None,
     Open(Box<Reception>),
     /// It could not be stored; what comes of it is read and dropped.
-    Lost(DiskError),
+    Lost(QueueError),
 }
 
 /// What QMAILQUEUE names.
@@ -228,7 +228,7 @@ fn read_only(held: &Held) -> std::io::Result<File> {
 }
 
 /// Copies the message without the queue's own line, which the new reception has too.
-async fn copy(held: &Held, to: &mut Reception) -> Result<(), DiskError> {
+async fn copy(held: &Held, to: &mut Reception) -> Result<(), QueueError> {
     let mut file = tokio::fs::File::open(&held.path).await?;
     file.seek(SeekFrom::Start(held.head)).await?;
     let mut from = file.take(held.size);
@@ -247,12 +247,12 @@ async fn copy(held: &Held, to: &mut Reception) -> Result<(), DiskError> {
 }
 
 /// What a client is told when the queue could not store its message; the cause goes to the log.
-fn refusal(error: &DiskError) -> Refusal {
+fn refusal(error: &QueueError) -> Refusal {
     tracing::error!("alert: unable to queue a message: {error}");
     match error {
         error if error.is_full() => Refusal::no_room(),
-        DiskError::Io(_) => Refusal::qq_files(),
-        DiskError::Sync(_) => Refusal::qq_write_error(),
-        DiskError::Gone => Refusal::qq_crashed(),
+        QueueError::Io(_) => Refusal::qq_files(),
+        QueueError::Sync(_) => Refusal::qq_write_error(),
+        QueueError::Gone => Refusal::qq_crashed(),
     }
 }

@@ -12,7 +12,7 @@ use mailtree_config::host::{Paths, Service};
 use mailtree_config::{Control, Host, Origin, Problem, Setting};
 use mailtree_protocols::assign::{self, Pattern};
 use mailtree_protocols::cdb::Cdb;
-use mailtree_protocols::queue::{Dir, SPLIT};
+use mailtree_protocols::queue::Dir;
 use mailtree_protocols::{tcprules, vpasswd};
 use rustix::fs::Access;
 use serde::Serialize;
@@ -260,12 +260,14 @@ impl Findings {
 
     fn queue(&mut self, paths: &Paths) {
         self.writable(&paths.queue);
-        for dir in Dir::ALL {
-            let path = paths.queue.join(dir.name());
-            self.writable(&path);
-            if dir.is_split() && path.is_dir() {
-                (0..SPLIT).for_each(|n| self.writable(&path.join(n.to_string())));
+        match mailtree_actors::queue::disk::layout(&paths.queue) {
+            Ok(layout) => {
+                for dir in Dir::ALL {
+                    layout.directories(dir).iter().for_each(|below| self.writable(&paths.queue.join(below)));
+                }
+                self.writable(&paths.queue.join("pid"));
             }
+            Err(error) => self.problem(&paths.queue, error.to_string()),
         }
         let lock = paths.queue.join("lock");
         self.writable(&lock);

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use mailtree_config::Host;
 use mailtree_config::host::{FILE, Paths};
-use mailtree_protocols::queue::{Dir, SPLIT};
+use mailtree_protocols::queue::{Dir, Layout};
 use mailtree_protocols::{assign, tcprules};
 use rustix::fs::{CWD, Mode};
 
@@ -332,6 +332,7 @@ impl Plan {
 
 /// Directories and locks of the queue with the modes of qmail's hier.c.
 fn queue(queue: &Path, owner: Owner) -> Result<(), Failure> {
+    let layout = Layout::default();
     durable::create_dir(queue, 0o750, owner)?;
     for dir in Dir::ALL {
         let mode = match dir {
@@ -340,9 +341,9 @@ fn queue(queue: &Path, owner: Owner) -> Result<(), Failure> {
         };
         let path = queue.join(dir.name());
         durable::create_dir(&path, mode, owner)?;
-        if dir.is_split() {
-            for n in 0..SPLIT {
-                durable::create_dir_unsynced(&path.join(n.to_string()), mode, owner)?;
+        if layout.is_split(dir) {
+            for below in layout.directories(dir) {
+                durable::create_dir_unsynced(&queue.join(below), mode, owner)?;
             }
             durable::sync_dir(&path)?;
         }
@@ -448,7 +449,7 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
 
     // Limits of accepting mail: messages and bytes being received at once, what must stay free on the disk of the
     // queue, threads that make messages durable.
-    // queue: (receiving: 200, receiving_bytes: "1GiB", free_bytes: "64MiB", free_inodes: 1000, disk_threads: 2),
+    // queue: (receiving: 200, receiving_bytes: "1GiB", free_bytes: "64MiB", free_inodes: 1000, disk_threads: 4, journal: on),
 
     // DNS. servers: [] means those of the system.
     // resolver: (servers: [], deadline: "30s", in_flight: 1024),

@@ -90,9 +90,13 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     }
 }
 
+/// The queue's files. A host that runs writes into them first what it holds in its journal.
 pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
     let queue = Host::load(home)?.paths().queue;
-    Disk::open(&queue).map_err(|error| Failure::io("open", &queue, &error))
+    // One that is down has an empty journal, or will have replayed it before anything else happens.
+    drop(count(home, QueueRequest::Flush {}));
+    Disk::open(&queue)
+        .map_err(|error| Failure::temporary(format!("unable to open the queue {}: {error}", queue.display())))
 }
 
 /// The preprocessed messages, oldest first; `trouble` hears of those that cannot be read.
@@ -128,8 +132,8 @@ fn read(disk: &Disk, id: MessageId) -> io::Result<Option<Listed>> {
     Ok(Some(Listed {
         id: id.0,
         state: "preprocessed",
-        birth: found.birth,
-        bytes: found.bytes,
+        birth: found.birth / 1_000_000,
+        bytes: disk.size(id)?,
         sender: String::from_utf8_lossy(&found.sender).into_owned(),
         bouncing: found.bouncing,
         recipients,
@@ -139,6 +143,7 @@ fn read(disk: &Disk, id: MessageId) -> io::Result<Option<Listed>> {
 /// A message that qmail-send has not seen yet.
 fn todo(disk: &Disk, id: MessageId) -> io::Result<Listed> {
     let (envelope, birth, bytes) = disk.envelope(id)?;
+    let birth = birth / 1_000_000;
     let recipients = envelope.recipients.iter().map(|address| ListedRecipient {
         channel: "todo",
         address: String::from_utf8_lossy(address).into_owned(),

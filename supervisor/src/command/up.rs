@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,8 +13,7 @@ use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::Disk;
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
-use mailtree_protocols::queue::OSSIFIED;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -29,15 +29,23 @@ use crate::svscan::{Options, Tree};
 /// How long `up` waits for the services before it says what is up.
 const READY: Duration = Duration::from_secs(60);
 
+/// `up [--hold]`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Begin no delivery until `svc -c send`: a rehearsal that sends nothing
+    #[arg(long)]
+    hold: bool,
+}
+
 /// Runs the host until a signal ends it.
-pub fn run(home: &Path) -> ExitCode {
-    match up(home) {
+pub fn run(home: &Path, args: &Args) -> ExitCode {
+    match up(home, args.hold) {
         Ok(ending) => ExitCode::from(ending.exit_code()),
         Err(failure) => failure.report("mailtree"),
     }
 }
 
-fn up(home: &Path) -> Result<Ending, Failure> {
+fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let first = if init::is_vacant(home)? {
         let report = init::initialise(home, &init::Options::default())?;
         println!("{report}");
@@ -49,9 +57,12 @@ fn up(home: &Path) -> Result<Ending, Failure> {
     let host = Host::load(home)?;
     let paths = host.paths();
     check_controls(&paths)?;
+    prepare_process();
     crash::arm_from_env().map_err(Failure::permanent)?;
     let _host = lock(home).map_err(|error| Failure::temporary(error.to_string()))?;
     let _queue = lock_queue(&paths)?;
+    let disk = Disk::open(&paths.queue)
+        .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         LogFormat::Classic => Format::Classic,
@@ -63,7 +74,7 @@ fn up(home: &Path) -> Result<Ending, Failure> {
     );
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
-    recover(&host, &paths)?;
+    let grace = host.grace;
     if rustix::process::geteuid().is_root() {
         tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
     }
@@ -75,7 +86,7 @@ fn up(home: &Path) -> Result<Ending, Failure> {
             .map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
         let tree = Tree::default();
         let me = first_line(&paths.control.join("me"));
-        let services = boot::services(home, host, &lines, &recorder, &tree)?;
+        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
             ..Options::default()
@@ -95,15 +106,13 @@ fn up(home: &Path) -> Result<Ending, Failure> {
         if let Some(greeting) = greeting {
             greeting.abort();
         }
-        Ok(ending)
+        let emptied = queue.close(grace).await;
+        emptied.map(|()| ending).map_err(|left| {
+            Failure::temporary(format!("the journal holds {left} messages: do not start qmail on this queue"))
+        })
     });
     // Blocked threads of a tree that was killed must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    // Whoever runs this queue next has no use for our blank files.
-    let swept = Disk::open(&paths.queue).and_then(|disk| disk.sweep(Duration::from_secs(OSSIFIED), true));
-    if let Err(error) = swept {
-        tracing::warn!("warning: unable to sweep {}: {error}", paths.queue.display());
-    }
     lines.flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
     ending
 }
@@ -117,24 +126,38 @@ fn check_controls(paths: &Paths) -> Result<(), Failure> {
 /// `queue/lock/sendmutex`, as qmail-send holds it: no qmail runs on this queue while we do.
 fn lock_queue(paths: &Paths) -> Result<File, Failure> {
     let path = paths.queue.join("lock/sendmutex");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(|error| Failure::io("open", &path, &error))?;
+    // What is no file there is not waited for.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nonblocking);
+    let file = options.open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+    give_to_owner_of_directory(&file, &path);
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Failure::temporary("cannot start: qmail-send is already running"))?;
     Ok(file)
 }
 
-/// Nothing is being received yet: what is unfinished was never promised. On another host's queue a qmail-queue may be at
-/// work, so there only what is too old for that goes.
-fn recover(host: &Host, paths: &Paths) -> Result<(), Failure> {
-    let ours = host.qmail_home == Path::new(".");
-    let age = if ours { Duration::ZERO } else { Duration::from_secs(OSSIFIED) };
-    let failed = |error: std::io::Error| Failure::io("sweep", &paths.queue, &error);
-    let removed = Disk::open(&paths.queue).and_then(|disk| disk.sweep(age, true)).map_err(failed)?;
-    if removed > 0 {
-        tracing::info!(removed, "qmail-queue: removed {removed} unfinished messages");
+/// As the other files of the queue. Only root can.
+fn give_to_owner_of_directory(file: &File, path: &Path) {
+    let owner = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+    if rustix::process::geteuid().is_root()
+        && file.metadata().is_ok_and(|meta| meta.uid() == 0)
+        && let Some(owner) = owner
+        && let Err(error) = std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+    {
+        eprintln!("mailtree: warning: unable to chown {}: {error}", path.display());
     }
-    Ok(())
+}
+
+/// Files get the modes that are asked for, and there may be as many descriptors as the system allows: copies of messages in
+/// Maildirs stay open until they are durable.
+fn prepare_process() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        eprintln!("mailtree: warning: unable to raise the limit of open files: {error}");
+    }
 }
 
 fn first_line(path: &Path) -> String {

@@ -16,16 +16,18 @@ fuzz_target!(|data: &[u8]| {
     {
         assert_eq!(written, data);
     }
-    if let Ok(recipients) = envelope::parse_channel(data) {
+    if let Ok((recipients, wrong)) = envelope::parse_channel(data) {
         for recipient in &recipients {
             let at = usize::try_from(recipient.offset).expect("an offset in the file");
             assert_eq!(data[at], if recipient.done { b'D' } else { b'T' });
             assert!(data[at + 1..].starts_with(&recipient.address));
             assert!(!recipient.address.contains(&0));
         }
-        let addresses = recipients.iter().map(|recipient| recipient.address.as_slice());
-        if let Ok(written) = envelope::channel(addresses) {
-            assert_eq!(written.len(), data.len());
+        let again = recipients.iter().map(|recipient| (&*recipient.address, recipient.done));
+        if let Ok(written) = envelope::channel(again)
+            && wrong.is_none()
+        {
+            assert_eq!(written, data);
         }
     }
 });

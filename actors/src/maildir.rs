@@ -1,0 +1,362 @@
+//! Copies of messages in Maildirs (maildir(5)). Everything here may wait for a file system that belongs to somebody else: it
+//! runs in the pool of delivery threads.
+//!
+//! The name of a copy follows from message and recipient ([`mailtree_protocols::maildir::name`]), so that a delivery that is
+//! repeated finds the copy of the first one, in `new` or, moved by its owner, in `cur`.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mailtree_protocols::journal::{Crc, MaildirFile};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+
+use crate::cdb_files::open_regular;
+use crate::queue::crash::{Point, reached};
+use crate::queue::{Body, InMaildir};
+
+/// Number of files made in `tmp`.
+static TMP: AtomicU64 = AtomicU64::new(0);
+
+/// A copy to be delivered.
+pub(crate) struct Copy<'a> {
+    /// `Maildir`, absolute.
+    pub(crate) maildir: &'a Path,
+    /// The file's name.
+    pub(crate) name: &'a str,
+    /// Return-Path and Delivered-To.
+    pub(crate) head: &'a [u8],
+    /// The message.
+    pub(crate) body: &'a Body,
+    /// It may have been delivered before.
+    pub(crate) again: bool,
+}
+
+/// Delivers a copy; it is not durable. What was delivered before is found, and made whole if it is torn.
+pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
+    let owner = ready(copy.maildir)?;
+    if copy.again
+        && let Some(found) = found(copy)?
+    {
+        return Ok(found);
+    }
+    let (mut file, tmp) = unnamed(copy)?;
+    let result = write(copy, &mut file, owner).and_then(|crc| {
+        reached(Point::MaildirWritten);
+        publish(copy, &file, tmp.as_deref())?;
+        Ok(crc)
+    });
+    if let Some(tmp) = &tmp {
+        // Published or not: nothing is left in tmp.
+        match fs::remove_file(tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("warning: unable to unlink {}: {error}", tmp.display());
+            }
+            _ => (),
+        }
+    }
+    let crc = result?;
+    reached(Point::MaildirLinked);
+    in_maildir(copy, file, crc)
+}
+
+/// Makes a delivered copy durable.
+pub(crate) fn sync(copies: &[InMaildir]) -> io::Result<()> {
+    for copy in copies {
+        copy.open.sync_all().inspect_err(|_| withdraw(copy))?;
+        File::open(copy.maildir.join("new"))?.sync_all()?;
+    }
+    reached(Point::MaildirSynced);
+    Ok(())
+}
+
+/// Takes back a copy whose sync failed. The kernel may take its pages for clean now, so that looking at it, or syncing it again,
+/// would say that it is whole: it must be written anew. One that its owner has moved is his.
+pub(crate) fn withdraw(copy: &InMaildir) {
+    let path = copy.maildir.join("new").join(OsStr::from_bytes(&copy.file.name));
+    let same =
+        |meta: &fs::Metadata, open: &fs::Metadata| meta.ino() == open.ino() && meta.dev() == open.dev();
+    let ours = fs::symlink_metadata(&path).and_then(|meta| Ok(same(&meta, &copy.open.metadata()?)));
+    match ours.and_then(|ours| if ours { fs::remove_file(&path) } else { Ok(()) }) {
+        Ok(()) => (),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(error) => tracing::warn!("warning: unable to unlink {}: {error}", path.display()),
+    }
+}
+
+/// Whether a copy is still there, whole, where it was delivered or where its owner moved it; then it is durable as well.
+pub(crate) fn secure(copy: &MaildirFile) -> io::Result<bool> {
+    let maildir = path_of(copy);
+    let name = OsStr::from_bytes(&copy.name);
+    for path in places(&maildir, name)? {
+        let Some(mut file) = open_regular(&path)? else { continue };
+        if file.metadata()?.len() == copy.size && crc_of(&mut file)? == copy.crc {
+            file.sync_all()?;
+            if let Some(directory) = path.parent() {
+                File::open(directory)?.sync_all()?;
+            }
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The Maildir of a copy.
+pub(crate) fn path_of(copy: &MaildirFile) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(&copy.dir))
+}
+
+/// Whose Maildir it is. Directories that are missing in it are made if the user's own directory is there.
+fn ready(maildir: &Path) -> io::Result<(u32, u32)> {
+    let meta = match fs::metadata(maildir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let user = maildir.parent().unwrap_or(maildir);
+            make(maildir, &fs::metadata(user)?)?;
+            fs::metadata(maildir)?
+        }
+        other => other?,
+    };
+    for name in ["tmp", "new", "cur"] {
+        let path = maildir.join(name);
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, &meta)?,
+            other => drop(other?),
+        }
+    }
+    Ok((meta.uid(), meta.gid()))
+}
+
+fn make(directory: &Path, owner: &fs::Metadata) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        // Another delivery made it, or its owner did.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(directory, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
+}
+
+/// Where a file of this name may be: in `new`, or in `cur` with flags behind it.
+fn places(maildir: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
+    let mut places = vec![maildir.join("new").join(name)];
+    let entries = match fs::read_dir(maildir.join("cur")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(places),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let found = entry.file_name();
+        let rest = found.as_bytes().strip_prefix(name.as_bytes());
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b":")) {
+            places.push(entry.path());
+        }
+    }
+    Ok(places)
+}
+
+/// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn is put right.
+fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
+    for path in places(copy.maildir, OsStr::new(copy.name))? {
+        match compare(copy, &path)? {
+            Found::Nothing => (),
+            Found::Torn => {
+                let file = replace(copy, &path)?;
+                return Ok(Some(file));
+            }
+            Found::Other(file) => {
+                let mut file = file;
+                let crc = crc_of(&mut file)?;
+                return in_maildir(copy, file, crc).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+enum Found {
+    Nothing,
+    /// Shorter than the copy, or zeros in place of its end: what a power cut leaves.
+    Torn,
+    /// The copy itself, or whatever its owner has made of it.
+    Other(File),
+}
+
+fn compare(copy: &Copy<'_>, path: &Path) -> io::Result<Found> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
+    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    let meta = file.metadata()?;
+    let size = copy.head.len() as u64 + copy.body.size();
+    if !meta.is_file() || meta.len() > size {
+        return Ok(Found::Other(file));
+    }
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut torn = meta.len() < size;
+    let (mut from_body, mut first) = (0, true);
+    loop {
+        if first {
+            ours.extend_from_slice(copy.head);
+        } else {
+            copy.body.read_at(from_body, &mut ours)?;
+            from_body += ours.len() as u64;
+        }
+        if ours.is_empty() && !first {
+            break;
+        }
+        first = false;
+        theirs.clear();
+        (&mut file).take(ours.len() as u64).read_to_end(&mut theirs)?;
+        let differs = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+        if let Some(at) = differs {
+            let mut rest = theirs.split_off(at);
+            file.read_to_end(&mut rest)?;
+            return Ok(if rest.iter().all(|byte| *byte == 0) { Found::Torn } else { Found::Other(file) });
+        }
+        torn |= theirs.len() < ours.len();
+        if theirs.len() < ours.len() {
+            break;
+        }
+    }
+    Ok(if torn { Found::Torn } else { Found::Other(file) })
+}
+
+/// Writes a torn copy anew, in its place.
+fn replace(copy: &Copy<'_>, path: &Path) -> io::Result<InMaildir> {
+    let owner = ready(copy.maildir)?;
+    let (mut file, tmp) = named(copy)?;
+    let result = write(copy, &mut file, owner).and_then(|crc| {
+        file.sync_all()?;
+        fs::rename(&tmp, path)?;
+        Ok(crc)
+    });
+    match result {
+        Ok(crc) => in_maildir(copy, file, crc),
+        Err(error) => {
+            drop(fs::remove_file(&tmp));
+            Err(error)
+        }
+    }
+}
+
+/// A file in the Maildir's file system: without a name where that can be, otherwise in `tmp`.
+fn unnamed(copy: &Copy<'_>) -> io::Result<(File, Option<PathBuf>)> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(CWD, copy.maildir.join("new"), flags, Mode::from_raw_mode(0o600));
+    match opened {
+        Ok(file) => Ok((File::from(file), None)),
+        Err(
+            rustix::io::Errno::OPNOTSUPP
+            | rustix::io::Errno::ISDIR
+            | rustix::io::Errno::INVAL
+            | rustix::io::Errno::NOSYS,
+        ) => {
+            let (file, tmp) = named(copy)?;
+            Ok((file, Some(tmp)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A file in `tmp`. Its name is its own: an earlier attempt that hangs may still write.
+fn named(copy: &Copy<'_>) -> io::Result<(File, PathBuf)> {
+    let n = TMP.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}.{}.{n}", copy.name, std::process::id());
+    let path = copy.maildir.join("tmp").join(name);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    Ok((file, path))
+}
+
+fn write(copy: &Copy<'_>, file: &mut File, (uid, gid): (u32, u32)) -> io::Result<u32> {
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::fchown(&*file, Some(uid), Some(gid))?;
+    }
+    let mut crc = Crc::default();
+    crc.add(copy.head);
+    if let Some(body) = copy.body.in_memory() {
+        crc.add(body);
+        let mut parts = [io::IoSlice::new(copy.head), io::IoSlice::new(body)];
+        let mut parts = &mut parts[..];
+        while !parts.is_empty() {
+            let written = file.write_vectored(parts)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            io::IoSlice::advance_slices(&mut parts, written);
+        }
+        return Ok(crc.value());
+    }
+    file.write_all(copy.head)?;
+    let (mut at, mut chunk) = (0, Vec::new());
+    loop {
+        copy.body.read_at(at, &mut chunk)?;
+        if chunk.is_empty() {
+            return Ok(crc.value());
+        }
+        at += chunk.len() as u64;
+        crc.add(&chunk);
+        file.write_all(&chunk)?;
+    }
+}
+
+/// Gives the file its name in `new`. What has that name already is an earlier attempt's.
+fn publish(copy: &Copy<'_>, file: &File, tmp: Option<&Path>) -> io::Result<()> {
+    let new = copy.maildir.join("new").join(copy.name);
+    let link = || match tmp {
+        Some(tmp) => fs::hard_link(tmp, &new),
+        None => {
+            let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(rustix::fs::linkat(CWD, unnamed, CWD, &new, AtFlags::SYMLINK_FOLLOW)?)
+        }
+    };
+    match link() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match compare(copy, &new)? {
+            Found::Torn => replace(copy, &new).map(drop),
+            Found::Nothing => link(),
+            Found::Other(_) => Ok(()),
+        },
+        linked => linked,
+    }
+}
+
+fn in_maildir(copy: &Copy<'_>, file: File, crc: u32) -> io::Result<InMaildir> {
+    let meta = file.metadata()?;
+    Ok(InMaildir {
+        file: MaildirFile {
+            dir: copy.maildir.as_os_str().as_bytes().to_vec(),
+            name: copy.name.as_bytes().to_vec(),
+            size: meta.len(),
+            crc,
+        },
+        open: Arc::new(file),
+        maildir: copy.maildir.to_owned(),
+        device: meta.dev(),
+    })
+}
+
+fn crc_of(file: &mut File) -> io::Result<u32> {
+    file.seek(SeekFrom::Start(0))?;
+    let (mut crc, mut chunk) = (Crc::default(), vec![0; 64 * 1024]);
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(crc.value());
+        }
+        crc.add(&chunk[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Checkpoints: the copies of messages in Maildirs become durable, and the journal forgets what it held for them.
+//!
+//! A thread of its own. The syncs run in the pool of delivery threads, under the share of their device: a file system that
+//! hangs is given up after [`PATIENCE`], and what lies on it counts as not delivered.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use mailtree_protocols::journal::{Lsn, MaildirFile};
+
+use super::crash::{Point, reached};
+use super::live::Noted;
+use super::{Queue, Shared};
+use crate::maildir;
+use crate::pool::{Key, Pool};
+
+/// Between two checkpoints.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How long a device may take to sync.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Recipients on the list, each with an open file; from half of it on a checkpoint begins at once.
+const MAX: usize = 8192;
+
+/// Pieces that the work for one device is cut into.
+const PIECES: usize = 4;
+
+/// A copy of a message in a Maildir.
+#[derive(Debug, Clone)]
+pub struct InMaildir {
+    /// What it is called, and what is in it.
+    pub file: MaildirFile,
+    /// It, open: its owner may move it.
+    pub open: Arc<File>,
+    /// `Maildir`.
+    pub maildir: PathBuf,
+    /// The device it is on.
+    pub device: u64,
+}
+
+/// What the next checkpoint must make durable.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// Places on the list that are taken, of this and the checkpoint under way.
+    taken: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct State {
+    list: Vec<Delivered>,
+    now: bool,
+}
+
+/// A place on the list.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+struct Delivered {
+    noted: Noted,
+    copies: Vec<InMaildir>,
+    _place: Place,
+}
+
+impl Checkpoints {
+    /// A place on the list; none while it is full.
+    pub(super) fn room(&self) -> Option<Place> {
+        let before = self.taken.fetch_add(1, Ordering::AcqRel);
+        let place = Place(Arc::clone(&self.taken));
+        if before >= MAX / 2 {
+            self.kick();
+        }
+        (before < MAX).then_some(place)
+    }
+
+    /// Puts the copies for a recipient on the list.
+    pub(super) fn add(&self, place: Place, noted: Noted, copies: &[InMaildir]) {
+        self.lock().list.push(Delivered { noted, copies: copies.to_vec(), _place: place });
+    }
+
+    /// The next one begins now.
+    pub(super) fn kick(&self) {
+        let mut state = self.lock();
+        if !state.now {
+            state.now = true;
+            self.wake.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self) {
+        let deadline = Instant::now() + EVERY;
+        let mut state = self.lock();
+        while !state.now {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (state, _) = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.now = false;
+    }
+}
+
+/// The thread: ends when the queue does.
+pub(super) fn run(queue: &Weak<Shared>) {
+    loop {
+        let Some(shared) = queue.upgrade() else { return };
+        shared.checkpoints.wait();
+        Queue(shared).checkpoint();
+    }
+}
+
+impl Queue {
+    /// Makes durable what was delivered so far, and lets the journal forget it. False: the journal could not be told.
+    pub(super) fn checkpoint(&self) -> bool {
+        let Some(writer) = self.0.writer.load_full() else { return true };
+        // In this order: what the journal says was delivered by now is on the list.
+        let Some(handled) = writer.handled() else { return true };
+        let list = std::mem::take(&mut self.0.checkpoints.lock().list);
+        let quiet = list.is_empty();
+        for (noted, synced) in synced(&self.0.pool, list) {
+            if synced {
+                if let Some(entry) = self.0.live.durable(noted) {
+                    self.0.release(&entry);
+                }
+            } else {
+                self.0.live.lost(noted);
+                self.0.trigger.pull();
+            }
+        }
+        if quiet && writer.checkpointed() == Some(handled) {
+            return true;
+        }
+        let after = Lsn(handled.0 + 1);
+        let needed = self.0.live.needed().unwrap_or(after).min(after);
+        writer.checkpoint(needed, after)
+    }
+}
+
+/// Makes all copies durable: which recipients' are.
+fn synced(pool: &Pool, list: Vec<Delivered>) -> Vec<(Noted, bool)> {
+    let mut devices: HashMap<u64, Vec<(usize, InMaildir)>> = HashMap::new();
+    for (nth, delivered) in list.iter().enumerate() {
+        for copy in &delivered.copies {
+            devices.entry(copy.device).or_default().push((nth, copy.clone()));
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut pieces: Vec<(Vec<usize>, Receiver<Vec<usize>>)> = Vec::new();
+    for (device, copies) in devices {
+        for piece in copies.chunks(copies.len().div_ceil(PIECES).max(64)) {
+            let (done, failed) = bounded(1);
+            let of: Vec<usize> = piece.iter().map(|(nth, ..)| *nth).collect();
+            let piece = piece.to_vec();
+            // Nobody, as far as persons go: one whose deliveries are stuck has others beside him here.
+            pool.submit(Key { device, person: 0 }, Box::new(move || drop(done.try_send(sync_piece(&piece)))));
+            pieces.push((of, failed));
+        }
+    }
+    let mut lost = BTreeSet::new();
+    for (of, failed) in pieces {
+        match failed.recv_deadline(deadline) {
+            Ok(failed) => lost.extend(failed),
+            Err(_) => {
+                tracing::warn!("warning: {} copies in Maildirs could not be synced in time", of.len());
+                lost.extend(of);
+            }
+        }
+    }
+    list.iter().enumerate().map(|(nth, one)| (one.noted, !lost.contains(&nth))).collect()
+}
+
+/// Syncs files and the directories they are in; which failed.
+fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
+    let mut failed = Vec::new();
+    for (_, copy) in piece {
+        super::disk::begin_writeback(&copy.open);
+    }
+    let mut directories: HashMap<&PathBuf, bool> = HashMap::new();
+    for (nth, copy) in piece {
+        if let Err(error) = copy.open.sync_all() {
+            tracing::warn!("warning: unable to sync a file in {}: {error}", copy.maildir.display());
+            maildir::withdraw(copy);
+            failed.push(*nth);
+        }
+        reached(Point::CheckpointBegun);
+        directories.insert(&copy.maildir, true);
+    }
+    for (maildir, synced) in &mut directories {
+        // Its owner may have moved it from `new` to `cur`.
+        for name in ["new", "cur"] {
+            let sync = File::open(maildir.join(name)).and_then(|directory| directory.sync_all());
+            if let Err(error) = sync {
+                tracing::warn!("warning: unable to sync {}/{name}: {error}", maildir.display());
+                *synced = false;
+            }
+        }
+    }
+    let unsynced = piece.iter().filter(|(_, copy)| directories.get(&copy.maildir) == Some(&false));
+    failed.extend(unsynced.map(|(nth, _)| *nth));
+    failed
+}

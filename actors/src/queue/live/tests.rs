@@ -1,0 +1,171 @@
+//! The table by itself.
+
+use mailtree_protocols::envelope::Envelope;
+use mailtree_protocols::journal::Serial;
+
+use super::super::disk::spare::Spare;
+use super::*;
+
+const ID: MessageId = MessageId(11);
+
+fn envelope(recipients: &[&str]) -> Envelope {
+    let recipients = recipients.iter().map(|one| one.as_bytes().to_vec()).collect();
+    Envelope { uid: 1, qp: 2, sender: b"a@x".to_vec(), recipients }
+}
+
+/// A table with one message in the journal, known to the scheduler.
+fn journalled(recipients: &[&str]) -> Live {
+    let live = Live::default();
+    let backing = Backing::Journal { serial: Serial(5), lsn: Lsn(7), spare: Spare { number: 3, id: ID } };
+    let mut entry = Entry::new(backing, 9_000_000, 100, envelope(recipients));
+    entry.body = Some(b"Subject: x\n\nx\n"[..].into());
+    live.insert([(ID, entry)]);
+    live
+}
+
+fn route(address: &[u8]) -> (Channel, Vec<u8>) {
+    match address.ends_with(b"@here") {
+        true => (Channel::Local, [b"here-", address].concat()),
+        false => (Channel::Remote, address.to_vec()),
+    }
+}
+
+fn arrived(live: &Live) -> NewMessage {
+    match live.arrivals(10, &route).remove(0) {
+        Arrival::Message(message) => message,
+        Arrival::Place(id) => panic!("{id} is to be placed"),
+    }
+}
+
+fn settled(channel: Channel, done: &[(u64, Option<&str>)]) -> Settled {
+    let done = done.iter().map(|(at, text)| (*at, text.map(|text| text.as_bytes().to_vec()))).collect();
+    Settled { id: ID, channel, done, finished: false, retry: None }
+}
+
+fn copies() -> Vec<MaildirFile> {
+    vec![MaildirFile { dir: b"/home/bob/Maildir".to_vec(), name: b"1.M2P3Q4.x".to_vec(), size: 9, crc: 8 }]
+}
+
+#[test]
+fn a_recipient_is_called_as_in_the_file_he_may_come_to_stand_in() {
+    let live = journalled(&["b@here", "c@there", "d@here"]);
+    let message = arrived(&live);
+    let offsets: Vec<_> = message.local.iter().map(|one| one.offset).collect();
+    let Leaving { place, .. } = live.leave(ID).unwrap();
+    let Content::Preprocessed { channels: [(local, _), _], .. } = place.content else { panic!() };
+    let listed = local.iter().map(|(address, done)| (&**address, *done));
+    let bytes = mailtree_protocols::envelope::channel(listed).unwrap();
+    let (read, _) = mailtree_protocols::envelope::parse_channel(&bytes).unwrap();
+    assert_eq!(offsets, read.iter().map(|one| one.offset).collect::<Vec<_>>());
+    assert_eq!(message.remote.len(), 1);
+    assert!(live.arrivals(10, &route).is_empty(), "told once");
+}
+
+#[test]
+fn a_message_is_needed_until_its_copies_are_durable() {
+    let live = journalled(&["b@here"]);
+    let message = arrived(&live);
+    let (noted, record) = live.delivered(ID, (Channel::Local, message.local[0].offset), copies()).unwrap();
+    assert!(matches!(record, Record::Done { recipient: 0, serial: Serial(5), .. }));
+    // Its report says the same again.
+    assert!(
+        matches!(live.settle(&settled(Channel::Local, &[(0, None)])), Settling::Noted(none) if none.is_empty())
+    );
+    assert!(matches!(live.end(ID, false), Ending::Noted(Record::Ended { serial: Serial(5) }, false)));
+    assert!(live.forget_ended(ID).is_none());
+    assert_eq!(live.needed(), Some(Lsn(7)));
+    assert!(live.leaving(Duration::ZERO, 0).is_empty());
+    assert!(live.durable(noted).is_some());
+    assert_eq!((live.needed(), live.len()), (None, 0));
+}
+
+#[test]
+fn a_copy_that_cannot_be_made_durable_is_no_delivery() {
+    // Known by nobody any more: it arrives again.
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    drop(live.end(ID, false));
+    live.lost(noted);
+    let again = arrived(&live);
+    assert!(again.again && !again.local[0].done);
+    // Known: the scheduler is told, and what it says of that delivery comes too late.
+    let live = journalled(&["b@here", "c@there"]);
+    arrived(&live);
+    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    live.lost(noted);
+    drop(live.settle(&settled(Channel::Local, &[(0, None)])));
+    assert_eq!(live.reopened(), [(ID, Channel::Local)]);
+    assert!(!live.recipients(ID, Channel::Local).unwrap()[0].done);
+    // Ended in between: it does not.
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    live.lost(noted);
+    assert!(matches!(live.end(ID, false), Ending::Reopened));
+    assert_eq!(arrived(&live).local.len(), 1);
+}
+
+#[test]
+fn while_a_message_is_written_out_nothing_is_noted_of_it() {
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    assert_eq!(live.leaving(Duration::ZERO, 0), [ID]);
+    assert!(live.leaving(Duration::from_secs(60), 10).is_empty(), "young, and not too many");
+    assert!(live.leave(ID).is_some() && live.leave(ID).is_none());
+    assert!(live.delivered(ID, (Channel::Local, 0), copies()).is_none());
+    assert!(matches!(live.settle(&settled(Channel::Local, &[(0, None)])), Settling::Busy));
+    assert!(matches!(live.end(ID, false), Ending::Busy) && live.is_writing(ID));
+    live.stayed(ID);
+    assert!(matches!(live.settle(&settled(Channel::Local, &[(0, None)])), Settling::Noted(_)));
+    live.left(ID);
+    assert!(matches!(live.settle(&settled(Channel::Local, &[(0, None)])), Settling::Files));
+}
+
+#[test]
+fn failures_are_kept_for_the_bounce_and_the_file() {
+    let live = journalled(&["b@here", "c@there"]);
+    arrived(&live);
+    let Settling::Noted(records) = live.settle(&settled(Channel::Remote, &[(0, Some("<c@there>:\nno\n\n"))]))
+    else {
+        panic!()
+    };
+    assert!(matches!(&records[..], [Record::Done { outcome: Outcome::Failed { .. }, recipient: 1, .. }]));
+    assert_eq!(live.bounce(ID).unwrap(), b"<c@there>:\nno\n\n");
+    let Leaving { place, .. } = live.leave(ID).unwrap();
+    let Content::Preprocessed { channels: [_, (remote, _)], bounce, .. } = place.content else { panic!() };
+    assert!(remote[0].1 && !bounce.is_empty());
+}
+
+#[test]
+fn without_a_journal_a_message_to_several_is_placed_first() {
+    for (recipients, first) in [(&["b@here"][..], false), (&["b@here", "c@there"], true)] {
+        let live = Live::default();
+        live.insert([(ID, Entry::new(Backing::Todo, 9_000_000, 100, envelope(recipients)))]);
+        let arrival = live.arrivals(10, &route).remove(0);
+        assert_eq!(matches!(arrival, Arrival::Place(ID)), first);
+    }
+}
+
+#[test]
+fn what_is_being_accepted_is_not_found_as_well() {
+    let live = Live::default();
+    let entry = || Entry::new(Backing::Todo, 9_000_000, 100, envelope(&["b@here"]));
+    live.expect(ID);
+    live.found(ID, entry());
+    assert!(live.knows(ID) && live.arrivals(10, &route).is_empty());
+    live.unexpect(ID);
+    live.found(ID, entry());
+    live.found(ID, entry());
+    assert_eq!(live.arrivals(10, &route).len(), 1);
+}
+
+#[test]
+fn a_new_scheduler_hears_of_everything_again() {
+    let live = journalled(&["b@here", "c@there"]);
+    arrived(&live);
+    drop(live.settle(&settled(Channel::Local, &[(0, None)])));
+    live.announce_all();
+    let again = arrived(&live);
+    assert!(again.again && again.local[0].done && !again.remote[0].done);
+}

@@ -1,0 +1,132 @@
+//! The spare numbers at hand, and how many there should be.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::disk::spare::Spare;
+
+/// Made at once, at least.
+const STEP: u64 = 64;
+
+/// Made at once, at most.
+const MAX_STEP: u64 = 1024;
+
+/// Spares that may exist.
+const MAX: usize = 32 * 1024;
+
+/// Spare numbers. Each is given to one message at a time.
+#[derive(Debug, Default)]
+pub(super) struct Spares(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Given out in turn: a number does not come again at once, which would confuse whoever reads the log.
+    free: VecDeque<Spare>,
+    /// Numbers of the files of all spares, in use or not.
+    made: HashSet<u64>,
+    next: u64,
+    making: bool,
+}
+
+impl Spares {
+    /// A number for a message.
+    pub(super) fn take(&self) -> Option<Spare> {
+        self.lock().free.pop_front()
+    }
+
+    /// The message that had it has ended.
+    pub(super) fn give(&self, spare: Spare) {
+        self.lock().free.push_back(spare);
+    }
+
+    /// It became the file of a message, or is gone.
+    pub(super) fn forget(&self, spare: Spare) {
+        self.lock().made.remove(&spare.number);
+    }
+
+    /// One of an earlier process that a replayed message has.
+    pub(super) fn adopt(&self, spare: Spare) {
+        let mut state = self.lock();
+        state.made.insert(spare.number);
+        state.next = state.next.max(spare.number + 1);
+    }
+
+    /// Numbers below this may be in use by files of an earlier process.
+    pub(super) fn begin_at(&self, next: u64) {
+        let mut state = self.lock();
+        state.next = state.next.max(next);
+    }
+
+    /// From which number, and how many, should be made now, if any; [`Spares::made`] must follow.
+    pub(super) fn wanted(&self) -> Option<(u64, u64)> {
+        let mut state = self.lock();
+        let made = state.made.len();
+        let few = state.free.len() < (made / 4).max(16);
+        if state.making || !few || made >= MAX {
+            return None;
+        }
+        state.making = true;
+        let count = (made as u64 / 2).clamp(STEP, MAX_STEP);
+        let from = state.next;
+        state.next += count;
+        Some((from, count))
+    }
+
+    /// What came of making some.
+    pub(super) fn made(&self, spares: Vec<Spare>) {
+        let mut state = self.lock();
+        state.making = false;
+        state.made.extend(spares.iter().map(|spare| spare.number));
+        state.free.extend(spares);
+    }
+
+    /// The numbers of all files.
+    pub(super) fn all(&self) -> HashSet<u64> {
+        self.lock().made.clone()
+    }
+
+    /// Takes those that no message has, for good.
+    pub(super) fn drain(&self) -> Vec<Spare> {
+        let mut state = self.lock();
+        let free = std::mem::take(&mut state.free);
+        for spare in &free {
+            state.made.remove(&spare.number);
+        }
+        free.into()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailtree_protocols::queue::MessageId;
+
+    use super::*;
+
+    fn made(from: u64, count: u64) -> Vec<Spare> {
+        (from..from + count).map(|number| Spare { number, id: MessageId(1000 + number) }).collect()
+    }
+
+    #[test]
+    fn more_are_made_before_they_run_out_and_not_twice_at_once() {
+        let spares = Spares::default();
+        spares.begin_at(7);
+        let (from, count) = spares.wanted().unwrap();
+        assert_eq!((from, count), (7, STEP));
+        assert!(spares.wanted().is_none(), "some are being made");
+        spares.made(made(from, count));
+        assert!(spares.wanted().is_none(), "there are enough");
+        let taken: Vec<_> = std::iter::from_fn(|| spares.take()).collect();
+        assert_eq!(taken.len() as u64, STEP);
+        assert_eq!(spares.wanted(), Some((7 + STEP, STEP)));
+        spares.made(Vec::new());
+        assert_eq!(spares.all().len() as u64, STEP);
+        spares.forget(taken[0]);
+        spares.give(taken[1]);
+        assert_eq!(spares.drain(), [taken[1]]);
+        assert_eq!(spares.all().len() as u64, STEP - 2);
+    }
+}

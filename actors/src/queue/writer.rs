@@ -1,0 +1,314 @@
+//! The one thread that writes the journal: it takes what has come, writes it as one batch, makes it durable if anybody
+//! waits for that, and answers all (group commit).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use mailtree_protocols::journal::{Lsn, Record};
+use tokio::sync::oneshot;
+
+use super::crash::{Point, reached};
+use super::journal::{FileDisk, Log};
+use super::sync::Error;
+
+/// Records of one batch.
+const BATCH: usize = 1024;
+
+/// Told when a batch is durable, or was not made so.
+type Done = Box<dyn FnOnce(Result<Lsn, Error>) + Send>;
+
+/// Told which generation of which journal has been begun, before anything in it is acknowledged.
+type Rolled = Box<dyn Fn([u8; 16], u64) -> std::io::Result<()> + Send>;
+
+/// The way to the journal.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// Bytes of the largest record.
+    max_record: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    mailbox: Mutex<Mailbox>,
+    wake: Condvar,
+    /// The last batch all of whose callers were told; 0: none.
+    handled: AtomicU64,
+    /// What the last checkpoint covered.
+    checkpointed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    letters: Vec<Letter>,
+    closed: bool,
+}
+
+enum Letter {
+    Append { records: Vec<Record>, done: Option<Done> },
+    Checkpoint { needed: Lsn, durable: Lsn, done: crossbeam_channel::Sender<bool> },
+    Close { done: oneshot::Sender<Result<(), Error>> },
+}
+
+impl Writer {
+    /// Starts the thread. `crowded` is told that a checkpoint is due, `failed` why no more is written.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(super) fn start(
+        log: Log<FileDisk>,
+        rolled: Rolled,
+        crowded: Box<dyn Fn() + Send>,
+        failed: Arc<dyn Fn(String) + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.handled.store(log.last().0, Ordering::Release);
+        let max_record = log.max_batch();
+        let thread =
+            Thread { log: Some(log), shared: Arc::clone(&shared), rolled, generation: 0, crowded, failed };
+        std::thread::Builder::new().name("journal".into()).spawn(move || thread.run())?;
+        Ok(Self { shared, max_record })
+    }
+
+    /// The largest batch, in bytes: no record is larger.
+    pub(super) fn max_record(&self) -> usize {
+        self.max_record
+    }
+
+    /// Records that become durable with the next batch that must, or the next checkpoint.
+    pub(super) fn append(&self, records: Vec<Record>) {
+        self.send(Letter::Append { records, done: None });
+    }
+
+    /// Records that must be durable; `done` hears of it on the journal's thread, in the order of the batches.
+    pub(super) fn append_then(&self, records: Vec<Record>, done: Done) {
+        self.send(Letter::Append { records, done: Some(done) });
+    }
+
+    /// Records that must be durable.
+    pub(super) async fn append_synced(&self, records: Vec<Record>) -> Result<Lsn, Error> {
+        let (done, answer) = oneshot::channel();
+        // Whoever asked may have gone: what was written stays written.
+        self.append_then(records, Box::new(move |result| drop(done.send(result))));
+        answer.await.unwrap_or(Err(Error::Gone))
+    }
+
+    /// Writes a checkpoint and waits for it.
+    pub(super) fn checkpoint(&self, needed: Lsn, durable: Lsn) -> bool {
+        let (done, answer) = crossbeam_channel::bounded(1);
+        self.send(Letter::Checkpoint { needed, durable, done });
+        answer.recv().unwrap_or(false)
+    }
+
+    /// The last batch whose callers were all told.
+    pub(super) fn handled(&self) -> Option<Lsn> {
+        Some(Lsn(self.shared.handled.load(Ordering::Acquire)))
+    }
+
+    /// Whether nothing can be written any more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.shared.lock().closed
+    }
+
+    /// What the last checkpoint covered.
+    pub(super) fn checkpointed(&self) -> Option<Lsn> {
+        Some(Lsn(self.shared.checkpointed.load(Ordering::Acquire)))
+    }
+
+    /// Ends a journal in which nothing is alive: its files are removed.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.send(Letter::Close { done });
+        answer.await.unwrap_or(Err(Error::Gone))
+    }
+
+    fn send(&self, letter: Letter) {
+        let mut mailbox = self.shared.lock();
+        if mailbox.closed {
+            drop(mailbox);
+            letter.refuse();
+            return;
+        }
+        mailbox.letters.push(letter);
+        drop(mailbox);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Letter {
+    fn refuse(self) {
+        match self {
+            Self::Append { done: Some(done), .. } => done(Err(Error::Gone)),
+            Self::Append { done: None, .. } => (),
+            Self::Checkpoint { done, .. } => {
+                let _ = done.try_send(false);
+            }
+            Self::Close { done } => drop(done.send(Err(Error::Gone))),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Thread {
+    log: Option<Log<FileDisk>>,
+    shared: Arc<Shared>,
+    rolled: Rolled,
+    generation: u64,
+    crowded: Box<dyn Fn() + Send>,
+    failed: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// Whatever ends the thread, nobody waits for it for ever.
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let letters = {
+            let mut mailbox = self.shared.lock();
+            mailbox.closed = true;
+            std::mem::take(&mut mailbox.letters)
+        };
+        for letter in letters {
+            letter.refuse();
+        }
+    }
+}
+
+impl Thread {
+    fn run(mut self) {
+        loop {
+            let letters = {
+                let mut mailbox = self.shared.lock();
+                while mailbox.letters.is_empty() {
+                    if mailbox.closed {
+                        return;
+                    }
+                    mailbox = self.shared.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+                }
+                std::mem::take(&mut mailbox.letters)
+            };
+            let mut batch = Batch::default();
+            for letter in letters {
+                match letter {
+                    Letter::Append { records, done } => {
+                        let size: usize = records.iter().map(Record::size).sum();
+                        let limit = self.log.as_ref().map_or(0, Log::max_batch);
+                        if batch.records.len() + records.len() > BATCH || batch.size + size > limit {
+                            self.commit(std::mem::take(&mut batch));
+                        }
+                        batch.size += size;
+                        batch.records.extend(records);
+                        batch.done.extend(done);
+                    }
+                    Letter::Checkpoint { needed, durable, done } => {
+                        self.commit(std::mem::take(&mut batch));
+                        let written = self.checkpoint(needed, durable);
+                        // Whoever asked waits with a place in his channel.
+                        let _ = done.try_send(written);
+                    }
+                    Letter::Close { done } => {
+                        self.commit(std::mem::take(&mut batch));
+                        let closed = self.close().map_err(Error::from);
+                        drop(done.send(closed));
+                    }
+                }
+            }
+            self.commit(batch);
+            if self.log.as_ref().is_some_and(Log::is_half_full) {
+                (self.crowded)();
+            }
+            if self.log.as_ref().is_some_and(Log::is_dead) {
+                (self.failed)("the journal cannot be written".to_owned());
+                return;
+            }
+        }
+    }
+
+    /// Writes a batch, makes it durable if somebody waits for that, and tells all.
+    fn commit(&mut self, batch: Batch) {
+        let Batch { records, done, .. } = batch;
+        if records.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let result = self.write(&records, !done.is_empty());
+        metrics::histogram!("mailtree_journal_batch_records").record(records.len() as f64);
+        if done.is_empty() && result.is_err() {
+            // Notes that are missing only mean that something is done twice after a crash.
+            metrics::counter!("mailtree_journal_lost_records_total").increment(records.len() as u64);
+        }
+        for done in done {
+            done(result.clone());
+        }
+        if let Ok(lsn) = result {
+            self.shared.handled.store(lsn.0, Ordering::Release);
+        }
+        metrics::histogram!("mailtree_journal_batch_seconds").record(started.elapsed());
+    }
+
+    fn write(&mut self, records: &[Record], durably: bool) -> Result<Lsn, Error> {
+        let Some(log) = &mut self.log else { return Err(Error::Gone) };
+        let accepts = records.iter().any(|record| matches!(record, Record::Accept(_)));
+        if accepts && log.is_nearly_full() {
+            // The rest of the room is for checkpoints, which free some.
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        }
+        let lsn = log.append(records)?;
+        reached(Point::JournalWritten);
+        if durably {
+            if log.generation() != self.generation {
+                (self.rolled)(log.journal(), log.generation())?;
+                self.generation = log.generation();
+            }
+            log.sync().map_err(|error| Error::Sync(Arc::new(error)))?;
+            reached(Point::JournalSynced);
+        }
+        Ok(lsn)
+    }
+
+    /// An empty journal may be missing: that is said before it is.
+    fn close(&mut self) -> std::io::Result<()> {
+        let Some(log) = self.log.take() else { return Err(std::io::ErrorKind::NotFound.into()) };
+        (self.rolled)(log.journal(), 0)?;
+        log.close()
+    }
+
+    fn checkpoint(&mut self, needed: Lsn, durable: Lsn) -> bool {
+        let Some(log) = &mut self.log else { return false };
+        let written = log.checkpoint(needed, durable).and_then(|()| {
+            reached(Point::CheckpointWritten);
+            log.release(needed)
+        });
+        match written {
+            Ok(()) => {
+                // Its own record is a batch as well.
+                let covered = if log.last() == durable { durable } else { Lsn(durable.0 - 1) };
+                self.shared.checkpointed.store(covered.0, Ordering::Release);
+                self.shared.handled.store(log.last().0, Ordering::Release);
+                metrics::gauge!("mailtree_journal_segments").set(log.used_segments() as f64);
+                true
+            }
+            Err(error) => {
+                tracing::error!("alert: unable to write a checkpoint of the journal: {error}");
+                false
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    done: Vec<Done>,
+    size: usize,
+}
