@@ -11,42 +11,46 @@ mod needs_root {
     use mailtree_tests::maildir::Arrivals;
     use mailtree_tests::wait::{tick, wait_until};
 
-    /// Cuts the power when `enough` letters are accepted, brings everything back, and gives what was accepted.
+    mailtree_tests::with_and_without_journal!(
+        twenty_power_cuts_right_after_a_250_lose_nothing,
+        a_power_cut_while_all_is_held_in_the_queue_loses_nothing,
+        a_power_cut_seconds_after_the_last_250_loses_and_tears_nothing,
+    );
+
+    /// Cuts the power when `enough` letters are accepted, brings everything back, and gives what was accepted,
+    /// and what may rightly come twice.
     fn dark(
         host: &mut Host,
         disk: &mut Disk,
         load: Load,
         enough: usize,
         delay: Duration,
-    ) -> BTreeSet<String> {
+    ) -> (BTreeSet<String>, BTreeSet<String>) {
         let switch = Switch::new(&disk.path());
         load.wait_accepted(enough, Duration::from_secs(30));
         tick(delay);
         switch.cut();
         host.kill();
         // Also what was acknowledged after the cut counts.
+        let doubts = load.doubts();
         let accepted = load.stop();
         disk.unmount();
         disk.mount();
-        accepted
+        (accepted, doubts.names())
     }
 
-    #[test]
-    fn twenty_power_cuts_right_after_a_250_lose_nothing() {
+    fn twenty_power_cuts_right_after_a_250_lose_nothing(journal: bool) {
         let mut chance = Chance::new();
         let mut disk = Disk::new(512);
-        let mut host = Setup::at(disk.path().join("home")).start();
-        let mut accepted = BTreeSet::new();
+        let mut host = Setup::at(disk.path().join("home")).journal(journal).start();
+        let (mut accepted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         for round in 1..=20 {
             let load = Load::start(host.address(), &Plan::to("bob@mx.test", &format!("cut-{round}"), 2000));
             let enough = chance.between(1, 150) as usize;
-            accepted.extend(dark(
-                &mut host,
-                &mut disk,
-                load,
-                enough,
-                Duration::from_micros(chance.between(0, 3000)),
-            ));
+            let delay = Duration::from_micros(chance.between(0, 3000));
+            let (these, unsure) = dark(&mut host, &mut disk, load, enough, delay);
+            accepted.extend(these);
+            doubtful.extend(unsure);
             host.restart();
             let mut bob = Arrivals::new(host.maildir("bob"));
             let mut lost = Vec::new();
@@ -68,17 +72,20 @@ mod needs_root {
             );
         }
         println!("{} letters accepted over 20 power cuts", accepted.len());
+        no_doubles(&host, journal, &doubtful);
     }
 
     /// Nothing is delivered before the cut, so all accepted letters are in the queue alone.
-    #[test]
-    fn a_power_cut_while_all_is_held_in_the_queue_loses_nothing() {
+    fn a_power_cut_while_all_is_held_in_the_queue_loses_nothing(journal: bool) {
         let mut disk = Disk::new(512);
-        let mut host = Setup::at(disk.path().join("home")).control("concurrencylocal", "0\n").start();
-        let mut accepted = BTreeSet::new();
+        let mut host =
+            Setup::at(disk.path().join("home")).journal(journal).control("concurrencylocal", "0\n").start();
+        let (mut accepted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         for round in 1..=5 {
             let load = Load::start(host.address(), &Plan::to("bob@mx.test", &format!("held-{round}"), 2000));
-            accepted.extend(dark(&mut host, &mut disk, load, 60, Duration::ZERO));
+            let (these, unsure) = dark(&mut host, &mut disk, load, 60, Duration::ZERO);
+            accepted.extend(these);
+            doubtful.extend(unsure);
             host.restart();
         }
         assert_eq!(host.maildir("bob").count(), 0);
@@ -89,5 +96,50 @@ mod needs_root {
             bob.look();
             bob.missing(&accepted).is_empty()
         });
+        no_doubles(&host, journal, &doubtful);
+    }
+
+    /// All is quiet, every letter has been seen in the Maildir, and the file system has had the time to make names durable
+    /// whose text it has not written yet.
+    fn a_power_cut_seconds_after_the_last_250_loses_and_tears_nothing(journal: bool) {
+        let mut disk = Disk::new(512);
+        let mut host = Setup::at(disk.path().join("home")).journal(journal).start();
+        let (mut accepted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
+        for seconds in [7, 1, 5, 3, 7] {
+            let plan = Plan::to("bob@mx.test", &format!("quiet-{}", accepted.len()), 200);
+            let load = Load::start(host.address(), &plan);
+            load.wait_accepted(200, Duration::from_secs(60));
+            let last = std::time::Instant::now();
+            let mut bob = Arrivals::new(host.maildir("bob"));
+            wait_until("all letters in the Maildir", Duration::from_secs(seconds), || {
+                bob.look();
+                bob.copies.len() >= accepted.len() + 200
+            });
+            let delay = Duration::from_secs(seconds).saturating_sub(last.elapsed());
+            let (these, unsure) = dark(&mut host, &mut disk, load, 200, delay);
+            accepted.extend(these);
+            doubtful.extend(unsure);
+            host.restart();
+            let mut bob = Arrivals::new(host.maildir("bob"));
+            wait_until(
+                &format!("all letters after a cut {seconds} s later"),
+                Duration::from_secs(30),
+                || {
+                    bob.look();
+                    bob.missing(&accepted).is_empty()
+                },
+            );
+        }
+        no_doubles(&host, journal, &doubtful);
+    }
+
+    /// Nobody has moved or deleted anything: with a journal, what was repeated is there once.
+    fn no_doubles(host: &Host, journal: bool, doubtful: &BTreeSet<String>) {
+        host.wait_queue_empty(Duration::from_secs(60));
+        let mut bob = Arrivals::new(host.maildir("bob"));
+        bob.look();
+        let doubles = bob.doubles(doubtful);
+        println!("{} of {} letters more than once", doubles.len(), bob.copies.len());
+        assert!(!journal || doubles.is_empty(), "came more than once: {doubles:?}");
     }
 }

@@ -1,7 +1,8 @@
 //! Disks of their own: ext4 in a file on a loop device, small ones that fill up, and ones that lose power.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -44,6 +45,11 @@ impl Disk {
         self.mounted = false;
     }
 
+    /// Freezes it: who writes to it waits, and not even `kill -9` ends that.
+    pub fn freeze(&self) -> Frozen {
+        Frozen::new(&self.path())
+    }
+
     /// Mounts it read-only or writable again.
     pub fn remount(&self, mode: &str) {
         run(Command::new("mount").args(["-o", &format!("remount,{mode}")]).arg(self.path()));
@@ -61,6 +67,40 @@ impl Drop for Disk {
 
 fn run(command: &mut Command) {
     Ran::new(command).expect(0);
+}
+
+/// Thaws when a line comes, and also when nobody is left who could send one.
+const FREEZE: &str = r#"fsfreeze -f "$1" && echo frozen && read -r line; fsfreeze -u "$1""#;
+
+/// A file system that is frozen until this is dropped, even if the test is killed.
+///
+/// A process that waits for it cannot be reaped: declare this after the host, so that it goes first.
+pub struct Frozen(Child);
+
+impl Frozen {
+    fn new(mount: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", FREEZE, "sh"]).arg(mount).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A group of its own: what ends the test must not end the hand that thaws.
+        let mut child = command.process_group(0).spawn().unwrap();
+        let mut heard = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut heard).unwrap();
+        let frozen = Self(child);
+        assert_eq!(heard, "frozen\n");
+        frozen
+    }
+
+    /// Thaws it.
+    pub fn thaw(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        drop(self.0.wait());
+    }
 }
 
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: from then on nothing reaches the disk, not even the journal.

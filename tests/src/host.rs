@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::maildir::Maildir;
 use crate::probe::{Metrics, get};
+use crate::qmail::{Layout, Queue};
 use crate::smtp::Client;
 use crate::wait::{wait_for, wait_until};
 
@@ -97,6 +98,8 @@ pub struct Setup {
     /// Where the log goes: never on the disk under test.
     logs: TempDir,
     home: PathBuf,
+    /// The queue: the home's own, or that of a qmail.
+    queue: PathBuf,
     fields: BTreeMap<&'static str, String>,
     env: Vec<(String, String)>,
     wrapper: Vec<String>,
@@ -140,10 +143,12 @@ impl Setup {
             ("grace", "\"10s\"".to_owned()),
         ];
         let logs = tempfile::Builder::new().prefix("mailtree-log-").tempdir().unwrap();
+        let home = home.into();
         Self {
             keep: None,
             logs,
-            home: home.into(),
+            queue: home.join("queue"),
+            home,
             fields: fields.into(),
             env: Vec::new(),
             wrapper: Vec::new(),
@@ -162,6 +167,29 @@ impl Setup {
             "{{ \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"], {ron}), \"metrics\": metrics(listen: \"127.0.0.1:0\") }}"
         );
         self.field("services", services)
+    }
+
+    /// Whether the journal stands in front of the files of the queue.
+    pub fn journal(self, on: bool) -> Self {
+        self.field("queue", if on { "(journal: on)" } else { "(journal: off)" })
+    }
+
+    /// Puts control files, users and aliases into a qmail beside the home, whose queue has this layout, and lets the
+    /// host work on it. Control files of the test come before.
+    pub fn on_qmail(mut self, layout: Layout) -> (Self, Queue) {
+        let qmail = self.home.join("qmail");
+        fs::create_dir(&qmail).unwrap();
+        let mut copy = Command::new("cp");
+        copy.arg("-a").args(["control", "users", "alias"].map(|name| self.home.join(name))).arg(&qmail);
+        Ran::new(&mut copy).expect(0);
+        self.queue = qmail.join("queue");
+        let queue = Queue::make(&self.queue, layout);
+        (self.field("qmail_home", format!("{qmail:?}")), queue)
+    }
+
+    /// The home's own queue, to be filled by hand.
+    pub fn queue(&self) -> Queue {
+        Queue::at(&self.queue, Layout::QMAIL)
     }
 
     /// Questions go to the DNS server at `address`.
@@ -397,7 +425,7 @@ impl Host {
     pub fn queue_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         for kind in ["mess", "todo", "intd", "info", "local", "remote", "bounce", "pid"] {
-            walk(&self.home().join("queue").join(kind), &mut files);
+            walk(&self.setup.queue.join(kind), &mut files);
         }
         let kept = |path: &PathBuf| path.to_string_lossy().contains("/pid/blank.");
         files.retain(|path| !kept(path));
@@ -411,7 +439,8 @@ impl Host {
         let start = std::time::Instant::now();
         while start.elapsed() < limit {
             left = self.queue_files();
-            if left.is_empty() {
+            // What has no files yet is counted, too.
+            if left.is_empty() && self.run(&["qmail-qstat"]).stdout.starts_with("messages in queue: 0\n") {
                 return;
             }
             if looks % 20 == 19 {
@@ -420,7 +449,7 @@ impl Host {
             looks += 1;
             crate::wait::tick(Duration::from_millis(50));
         }
-        panic!("still in the queue after {limit:?}: {left:#?}");
+        panic!("still in the queue after {limit:?}: {left:#?}\n{}", self.run(&["qmail-qstat"]).stdout);
     }
 
     /// Writes a control file.
@@ -450,6 +479,33 @@ impl Host {
         self.child.try_wait().unwrap()
     }
 
+    /// Whether the process has done all that it can do to end: a thread that waits for a frozen file system keeps the
+    /// kernel from telling its parent.
+    pub fn is_over(&mut self) -> bool {
+        self.ended().is_some() || !is_running(self.pid())
+    }
+
+    /// Whether the host has come so far that all its services are up, or has ended: what a bad home leads to.
+    pub fn settles(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let start = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            let rows = self.status();
+            if !rows.is_empty() && rows.iter().all(|row| row["state"] == "up") {
+                self.wait_up();
+                return None;
+            }
+            assert!(
+                start.elapsed() < limit,
+                "neither up nor ended after {limit:?}: {rows:#?}\n{}",
+                self.log_tail()
+            );
+            crate::wait::tick(Duration::from_millis(20));
+        }
+    }
+
     /// TERM, and fails unless the host ends in order.
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
@@ -467,6 +523,14 @@ impl Host {
     pub fn relaunch(&mut self) {
         assert!(self.ended().is_some(), "the host still runs");
         self.child = spawn(&self.setup, &self.log);
+    }
+
+    /// Starts the host again while the process before, which [`Host::is_over`], cannot be reaped yet; that process.
+    pub fn restart_beside(&mut self) -> Child {
+        assert!(self.is_over(), "the host still runs");
+        let before = std::mem::replace(&mut self.child, spawn(&self.setup, &self.log));
+        self.wait_up();
+        before
     }
 
     /// Starts the host again with another environment.

@@ -17,10 +17,25 @@ pub mod peer;
 pub mod postfix;
 pub mod probe;
 pub mod proxy;
+pub mod qmail;
 pub mod rbldnsd;
+pub mod sick;
 pub mod smtp;
 pub mod spamd;
 pub mod spf_dns;
 pub mod spf_suite;
 pub mod stranger;
 pub mod wait;
+
+/// Makes each function of a journal that is on (`true`) or off two tests, in modules `journal_on` and `journal_off`.
+#[macro_export]
+macro_rules! with_and_without_journal {
+    ($($name:ident),+ $(,)?) => {
+        mod journal_on {
+            $(#[test] fn $name() { super::$name(true); })+
+        }
+        mod journal_off {
+            $(#[test] fn $name() { super::$name(false); })+
+        }
+    };
+}

@@ -52,9 +52,22 @@ impl Plan {
 struct Shared {
     waiting: Mutex<VecDeque<String>>,
     accepted: Mutex<BTreeSet<String>>,
+    doubtful: Mutex<BTreeSet<String>>,
     stop: AtomicBool,
     underway: AtomicUsize,
     refusals: Mutex<Vec<String>>,
+}
+
+/// The letters whose connection ended while they were sent: the host may have taken them before it could say so, and
+/// they were sent again. Only of all others can it be asked that they arrive once.
+#[derive(Clone)]
+pub struct Doubts(Arc<Shared>);
+
+impl Doubts {
+    /// Their names, so far.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.0.doubtful.lock().unwrap().clone()
+    }
 }
 
 /// A running load. Letters that fail in any way are sent again until they are accepted or the load is stopped.
@@ -78,6 +91,11 @@ impl Load {
             })
             .collect();
         Self { shared, sessions, total: plan.names.len() }
+    }
+
+    /// The letters that may rightly arrive twice; to be asked when the load has ended.
+    pub fn doubts(&self) -> Doubts {
+        Doubts(Arc::clone(&self.shared))
     }
 
     /// The letters that have got their `250` so far.
@@ -175,7 +193,11 @@ fn connection(shared: &Shared, address: SocketAddr, plan: &Plan) -> io::Result<(
             Ok(reply) if reply.code == 250 => {
                 shared.accepted.lock().unwrap().insert(name);
             }
-            _ => shared.waiting.lock().unwrap().push_back(name),
+            Err(_) => {
+                shared.doubtful.lock().unwrap().insert(name.clone());
+                shared.waiting.lock().unwrap().push_back(name);
+            }
+            Ok(_) => shared.waiting.lock().unwrap().push_back(name),
         }
         shared.underway.fetch_sub(1, Ordering::Relaxed);
         match outcome? {

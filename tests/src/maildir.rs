@@ -1,6 +1,6 @@
 //! Reading a Maildir as a mail client does: only `new/`, and never a file that is still in `tmp/`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,13 @@ impl Maildir {
     }
 }
 
+/// Makes the three directories of a Maildir.
+pub fn make(path: &Path) {
+    for name in ["tmp", "new", "cur"] {
+        fs::create_dir_all(path.join(name)).unwrap();
+    }
+}
+
 /// Looks at a Maildir again and again while letters come in, and reads each file once.
 pub struct Arrivals {
     maildir: Maildir,
@@ -72,7 +79,17 @@ impl Arrivals {
 
     /// Reads the files that are new since the last look; fails at a letter that is not whole.
     pub fn look(&mut self) {
-        let Ok(entries) = fs::read_dir(self.maildir.path().join("new")) else { return };
+        self.look_into("new");
+    }
+
+    /// Reads everything in `new/` and `cur/`, for a Maildir whose owner has moved messages meanwhile.
+    pub fn look_everywhere(&mut self) {
+        self.look_into("new");
+        self.look_into("cur");
+    }
+
+    fn look_into(&mut self, name: &str) {
+        let Ok(entries) = fs::read_dir(self.maildir.path().join(name)) else { return };
         for entry in entries {
             let entry = entry.unwrap();
             if self.seen.insert(entry.file_name()) {
@@ -83,6 +100,12 @@ impl Arrivals {
                 }
             }
         }
+    }
+
+    /// Those that have arrived more than once, but for the `doubtful`.
+    pub fn doubles(&self, doubtful: &BTreeSet<String>) -> Vec<(&String, usize)> {
+        let copies = self.copies.iter().map(|(name, copies)| (name, *copies));
+        copies.filter(|(name, copies)| *copies > 1 && !doubtful.contains(*name)).collect()
     }
 
     /// Those of `names` that have not arrived.

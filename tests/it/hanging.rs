@@ -1,0 +1,342 @@
+//! One user's file system is his own trouble: it hangs, fails or cannot do what others can, and nobody else notices.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mailtree_tests::host::{Host, PATIENCE, Setup};
+use mailtree_tests::letter::letter;
+use mailtree_tests::maildir::{self, Arrivals};
+use mailtree_tests::smtp::like;
+use mailtree_tests::wait::wait_until;
+
+const SENDER: &str = "sender@mx.test";
+
+/// The directory of a user of the test's domain.
+fn user_dir(home: &Path, user: &str) -> std::path::PathBuf {
+    home.join("domains/mx.test").join(user)
+}
+
+#[test]
+fn a_maildir_of_which_something_is_missing_is_made_and_gets_the_mail() {
+    let host = Host::start();
+    let missing = ["new", "cur", "tmp", "."];
+    for (number, name) in missing.iter().enumerate() {
+        let path = host.maildir("bob").path().join(name);
+        fs::remove_dir_all(&path).unwrap();
+        fs::create_dir_all(user_dir(host.home(), "bob")).unwrap();
+        host.send(SENDER, &["bob@mx.test"], &letter(&format!("missing-{number}"), 300));
+        wait_until(&format!("mail in a Maildir without {name}"), Duration::from_secs(10), || {
+            host.maildir("bob")
+                .texts()
+                .iter()
+                .any(|text| text.contains(&format!("letter missing-{number}\n")))
+        });
+        for name in ["new", "cur", "tmp"] {
+            assert!(host.maildir("bob").path().join(name).is_dir(), "{name} was not made");
+        }
+        assert_eq!(host.maildir("bob").unfinished(), 0);
+    }
+    host.wait_queue_empty(PATIENCE);
+}
+
+#[test]
+fn a_delivery_that_fails_leaves_nothing_in_tmp() {
+    let host = Host::start();
+    let maildir = host.maildir("bob");
+    let new = maildir.path().join("new");
+    type Spoil<'a> = Box<dyn Fn() + 'a>;
+    let cases: [(&str, Spoil<'_>); 3] = [
+        ("new is a file", Box::new(|| fs::write(&new, "").unwrap())),
+        ("new leads nowhere", Box::new(|| std::os::unix::fs::symlink("nowhere/new", &new).unwrap())),
+        ("new is a loop", Box::new(|| std::os::unix::fs::symlink("new", &new).unwrap())),
+    ];
+    for (number, (case, spoil)) in cases.iter().enumerate() {
+        fs::remove_dir_all(&new).unwrap();
+        spoil();
+        let deferrals =
+            || host.log_lines().iter().filter(|line| like("delivery *: deferral: *", line)).count();
+        let before = deferrals();
+        for size in [300, 600 << 10] {
+            host.send(SENDER, &["bob@mx.test"], &letter(&format!("failing-{number}-{size}"), size));
+        }
+        wait_until(&format!("{case}: two deferrals"), PATIENCE, || deferrals() >= before + 2);
+        host.ask(&["svc", "-a", "send"]);
+        wait_until(&format!("{case}: two more"), PATIENCE, || deferrals() >= before + 4);
+        assert_eq!(maildir.unfinished(), 0, "{case}");
+        fs::remove_file(&new).unwrap();
+        fs::create_dir(&new).unwrap();
+        host.ask(&["svc", "-a", "send"]);
+        maildir.wait(2, PATIENCE);
+        host.wait_queue_empty(PATIENCE);
+        assert_eq!(maildir.unfinished(), 0, "{case}");
+    }
+}
+
+mod needs_root {
+    use std::collections::BTreeSet;
+
+    use mailtree_tests::disk::{Disk, Frozen};
+    use mailtree_tests::load::{Load, Plan};
+    use mailtree_tests::maildir::Maildir;
+    use mailtree_tests::sick::Thin;
+    use mailtree_tests::wait::tick;
+    use rustix::process::Signal;
+
+    use super::*;
+
+    /// A healthy user's mail is there within this time, whatever others' disks do.
+    const PROMPT: Duration = Duration::from_secs(5);
+    /// By then every delivery that hangs has been given up.
+    const GIVEN_UP: Duration = Duration::from_secs(120);
+
+    /// A host with users bob and sick, whose Maildir is `elsewhere`.
+    fn host(elsewhere: &Path, grace: &str) -> Host {
+        let setup = Setup::new().field("grace", format!("{grace:?}"));
+        setup.user("sick@mx.test");
+        let dir = user_dir(setup.home(), "sick");
+        fs::remove_dir_all(dir.join("Maildir")).unwrap();
+        std::os::unix::fs::symlink(elsewhere, dir.join("Maildir")).unwrap();
+        setup.start()
+    }
+
+    /// A letter to bob is taken and delivered within [`PROMPT`].
+    #[track_caller]
+    fn prompt(host: &Host, name: &str) {
+        let start = Instant::now();
+        let before = host.maildir("bob").count();
+        host.send(SENDER, &["bob@mx.test"], &letter(name, 300));
+        wait_until(&format!("{name}, to a healthy user"), PATIENCE, || host.maildir("bob").count() > before);
+        assert!(start.elapsed() < PROMPT, "{name}, to a healthy user, took {:?}", start.elapsed());
+    }
+
+    /// How many local deliveries the host says it is at.
+    fn at_work(host: &Host) -> Option<usize> {
+        let lines = host.log_lines();
+        let last = lines.iter().rev().find_map(|line| line.strip_prefix("status: local "))?;
+        last.split('/').next()?.parse().ok()
+    }
+
+    /// Letters to the sick user: all are taken.
+    fn letters(host: &Host, prefix: &str, count: usize) -> BTreeSet<String> {
+        Load::start(host.address(), &Plan::to("sick@mx.test", prefix, count)).finish(Duration::from_secs(60))
+    }
+
+    /// What bob and everybody else see while there is mail for the sick user that cannot be delivered.
+    fn nobody_else_notices(host: &Host) {
+        let start = Instant::now();
+        let mut number = 0;
+        while start.elapsed() < Duration::from_secs(32) {
+            prompt(host, &format!("beside-{number}"));
+            number += 1;
+            tick(Duration::from_millis(500));
+        }
+        wait_until("a deferral with a text", GIVEN_UP, || {
+            host.log_lines().iter().any(|line| like("delivery *: deferral: *_*", line))
+        });
+        wait_until("the slots to be given back", GIVEN_UP, || at_work(host) == Some(0));
+        prompt(host, "in-the-end");
+        assert!(host.status().iter().all(|row| row["restarts"] == 0), "{:#?}", host.status());
+        assert!(
+            !host.log_lines().iter().any(|line| line.starts_with("supervise: ") && line.contains(" down "))
+        );
+    }
+
+    /// All these letters are in the Maildir, each once, and nothing is left of any try.
+    fn all_came_once(host: &Host, maildir: &Maildir, letters: &BTreeSet<String>) {
+        let mut sick = Arrivals::new(maildir.clone());
+        let mut asked = None::<Instant>;
+        wait_until("the sick user's mail", Duration::from_secs(90), || {
+            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(2)) {
+                asked = Some(Instant::now());
+                host.run(&["svc", "-a", "send"]);
+            }
+            sick.look();
+            sick.missing(letters).is_empty()
+        });
+        host.wait_queue_empty(PATIENCE);
+        sick.look();
+        assert_eq!(sick.doubles(&BTreeSet::new()), []);
+        assert_eq!(maildir.unfinished(), 0, "left in tmp/");
+    }
+
+    /// TERM while deliveries hang: the host is over in time.
+    fn ends_in_time(host: &mut Host) {
+        let start = Instant::now();
+        host.signal(Signal::TERM);
+        wait_until("the host to be over", PATIENCE, || host.is_over());
+        // Grace is 5 s.
+        assert!(
+            start.elapsed() < Duration::from_secs(8),
+            "it took {:?}\n{}",
+            start.elapsed(),
+            host.log_tail()
+        );
+    }
+
+    fn frozen_disk() -> (Disk, std::path::PathBuf) {
+        let disk = Disk::new(64);
+        let maildir = disk.path().join("Maildir");
+        maildir::make(&maildir);
+        (disk, maildir)
+    }
+
+    #[test]
+    fn a_frozen_maildir_holds_up_nobody_and_gets_its_mail_after_the_thaw() {
+        let (disk, maildir) = frozen_disk();
+        let host = host(&maildir, "10s");
+        let mut sent = letters(&host, "before", 3);
+        all_came_once(&host, &Maildir::new(&maildir), &sent);
+        let frozen = disk.freeze();
+        sent.extend(letters(&host, "frozen", 120));
+        nobody_else_notices(&host);
+        frozen.thaw();
+        all_came_once(&host, &Maildir::new(&maildir), &sent);
+    }
+
+    /// With the Maildir frozen, ten letters wait for it and two went to bob; the host gets TERM.
+    fn ended_while_frozen(host: &mut Host, disk: &Disk) -> (Frozen, BTreeSet<String>) {
+        let frozen = disk.freeze();
+        let sent = letters(host, "frozen", 10);
+        prompt(host, "beside-1");
+        prompt(host, "beside-2");
+        ends_in_time(host);
+        (frozen, sent)
+    }
+
+    #[test]
+    fn a_stop_while_a_maildir_is_frozen_takes_the_grace_and_loses_nothing() {
+        let (disk, maildir) = frozen_disk();
+        let mut host = host(&maildir, "5s");
+        let (frozen, sent) = ended_while_frozen(&mut host, &disk);
+        frozen.thaw();
+        assert_eq!(host.wait_exit(PATIENCE).code(), Some(0), "{}", host.log_tail());
+        host.restart();
+        all_came_once(&host, &Maildir::new(&maildir), &sent);
+        assert_eq!(host.maildir("bob").count(), 2);
+    }
+
+    /// The kernel keeps the process, with its open files, until its last thread has come back from the frozen disk: the
+    /// locks must have been given up before.
+    #[test]
+    fn a_host_that_was_stopped_can_start_again_before_the_thaw() {
+        let (disk, maildir) = frozen_disk();
+        let mut host = host(&maildir, "5s");
+        let (frozen, sent) = ended_while_frozen(&mut host, &disk);
+        let mut before = host.restart_beside();
+        prompt(&host, "after-the-restart");
+        frozen.thaw();
+        wait_until("the process before to be gone", PATIENCE, || before.try_wait().unwrap().is_some());
+        all_came_once(&host, &Maildir::new(&maildir), &sent);
+    }
+
+    #[test]
+    fn a_maildir_whose_sync_fails_costs_nobody_else_anything_and_keeps_what_it_gets_afterwards() {
+        let thin = Thin::new();
+        let mut host = host(&thin.maildir(), "10s");
+        let seen = Maildir::new(thin.maildir());
+        let mut sent = letters(&host, "before", 3);
+        all_came_once(&host, &seen, &sent);
+        thin.fill();
+        sent.extend(letters(&host, "thin", 120));
+        nobody_else_notices(&host);
+        assert_eq!(seen.unfinished(), 0, "left in tmp/ by deliveries that failed");
+        thin.empty();
+        all_came_once(&host, &seen, &sent);
+        // What a failed sync left in memory proves nothing: it must have been written again.
+        host.stop();
+        thin.remount();
+        let mut kept = Arrivals::new(seen);
+        kept.look();
+        assert_eq!(kept.missing(&sent), [] as [&String; 0]);
+        assert_eq!(kept.doubles(&BTreeSet::new()), []);
+    }
+
+    mod needs_bindfs {
+        use mailtree_tests::sick::Served;
+
+        use super::*;
+
+        /// A host with users bob and sick, whose whole directory is on another file system.
+        fn host_with_directory(elsewhere: &Path, grace: &str) -> Host {
+            let setup = Setup::new().field("grace", format!("{grace:?}"));
+            setup.user("sick@mx.test");
+            let dir = user_dir(setup.home(), "sick");
+            fs::remove_dir_all(&dir).unwrap();
+            maildir::make(&elsewhere.join("Maildir"));
+            std::os::unix::fs::symlink(elsewhere, &dir).unwrap();
+            setup.start()
+        }
+
+        #[test]
+        fn a_maildir_on_a_server_that_stopped_holds_up_nobody_and_gets_its_mail_when_it_is_back() {
+            let served = Served::new();
+            maildir::make(&served.back().join("Maildir"));
+            let host = host(&served.front().join("Maildir"), "10s");
+            let seen = Maildir::new(served.back().join("Maildir"));
+            let mut sent = letters(&host, "before", 3);
+            all_came_once(&host, &seen, &sent);
+            let halted = served.halt();
+            sent.extend(letters(&host, "halted", 120));
+            nobody_else_notices(&host);
+            drop(halted);
+            all_came_once(&host, &seen, &sent);
+        }
+
+        /// Then not even his `.qmail` can be read.
+        #[test]
+        fn a_user_whose_directory_is_on_a_server_that_stopped_holds_up_nobody() {
+            let served = Served::new();
+            let host = host_with_directory(&served.front(), "10s");
+            let seen = Maildir::new(served.back().join("Maildir"));
+            let mut sent = letters(&host, "before", 3);
+            all_came_once(&host, &seen, &sent);
+            let halted = served.halt();
+            sent.extend(letters(&host, "halted", 120));
+            nobody_else_notices(&host);
+            drop(halted);
+            all_came_once(&host, &seen, &sent);
+        }
+
+        #[test]
+        fn a_stop_while_a_server_of_maildirs_is_stopped_takes_the_grace_and_loses_nothing() {
+            let served = Served::new();
+            maildir::make(&served.back().join("Maildir"));
+            let mut host = host(&served.front().join("Maildir"), "5s");
+            let halted = served.halt();
+            let sent = letters(&host, "halted", 10);
+            prompt(&host, "beside");
+            ends_in_time(&mut host);
+            assert_eq!(host.wait_exit(Duration::from_secs(2)).code(), Some(0), "{}", host.log_tail());
+            // It starts without the server, too.
+            host.restart();
+            prompt(&host, "after-the-restart");
+            drop(halted);
+            all_came_once(&host, &Maildir::new(served.back().join("Maildir")), &sent);
+            assert_eq!(host.maildir("bob").count(), 2);
+        }
+
+        #[test]
+        fn a_file_system_without_unnamed_files_and_flags_of_rename_gets_its_mail() {
+            let served = Served::new();
+            maildir::make(&served.back().join("Maildir"));
+            let mut host = host(&served.front().join("Maildir"), "10s");
+            let seen = Maildir::new(served.back().join("Maildir"));
+            let mut sent = letters(&host, "plain", 30);
+            host.send(SENDER, &["sick@mx.test"], &letter("plain-large", 600 << 10));
+            sent.insert("plain-large".to_owned());
+            all_came_once(&host, &seen, &sent);
+            // A host that dies while it delivers leaves nothing half done in new/.
+            let load = Load::start(host.address(), &Plan::to("sick@mx.test", "killed", 200));
+            load.wait_accepted(60, PATIENCE);
+            host.kill();
+            let accepted = load.stop();
+            host.restart();
+            let mut sick = Arrivals::new(seen);
+            wait_until("all accepted letters", PATIENCE, || {
+                sick.look();
+                sick.missing(&accepted).is_empty()
+            });
+        }
+    }
+}
