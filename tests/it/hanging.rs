@@ -138,7 +138,7 @@ mod needs_root {
         prompt(host, "in-the-end");
         assert!(host.status().iter().all(|row| row["restarts"] == 0), "{:#?}", host.status());
         assert!(
-            !host.log_lines().iter().any(|line| line.starts_with("supervise: ") && line.contains(" down "))
+            !host.log_lines().iter().any(|line| line.starts_with("supervise: ") && line.contains(": down"))
         );
     }
 

@@ -66,7 +66,84 @@ mod needs_postfix {
 }
 
 mod needs_root {
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::time::Duration;
+
     use mailtree_tests::disk::{Disk, Switch};
+    use mailtree_tests::sick::Thin;
+    use mailtree_tests::wait::{holds_for, wait_until};
+    use rustix::io::Errno;
+
+    mod needs_bindfs {
+        use mailtree_tests::sick::Served;
+        use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
+
+        use super::*;
+
+        #[test]
+        fn a_served_directory_refuses_what_file_servers_refuse_and_hangs_when_halted() {
+            let served = Served::new();
+            let front = served.front();
+            let unnamed = OFlags::TMPFILE | OFlags::WRONLY;
+            assert_eq!(
+                openat(CWD, &front, unnamed, Mode::from_raw_mode(0o600)).err(),
+                Some(Errno::OPNOTSUPP)
+            );
+            fs::write(front.join("a"), "x").unwrap();
+            let renamed = renameat_with(CWD, front.join("a"), CWD, front.join("b"), RenameFlags::NOREPLACE);
+            assert_eq!(renamed, Err(Errno::INVAL));
+            fs::hard_link(front.join("a"), front.join("b")).unwrap();
+            fs::rename(front.join("b"), front.join("c")).unwrap();
+            let halted = served.halt();
+            let writer = std::thread::spawn({
+                let path = front.join("late");
+                move || fs::write(path, "x").unwrap()
+            });
+            let late = served.back().join("late");
+            holds_for("nothing is written", Duration::from_millis(300), || !late.exists());
+            drop(halted);
+            writer.join().unwrap();
+            assert!(late.exists());
+        }
+    }
+
+    #[test]
+    fn a_frozen_disk_takes_nothing_until_the_thaw() {
+        let disk = Disk::new(64);
+        let path = disk.path().join("late");
+        let frozen = disk.freeze();
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || fs::write(path, "x").unwrap()
+        });
+        holds_for("nothing is written", Duration::from_millis(300), || !path.exists());
+        frozen.thaw();
+        wait_until("the file", Duration::from_secs(5), || path.exists());
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_thin_disk_that_is_full_fails_at_the_sync_and_loses_what_was_written() {
+        let thin = Thin::new();
+        let write = |name: &str| {
+            let mut file = File::create(thin.maildir().join("new").join(name)).unwrap();
+            file.write_all(b"text").unwrap();
+            file.sync_all().map_err(|cause| Errno::from_io_error(&cause).unwrap())
+        };
+        assert_eq!(write("before"), Ok(()));
+        thin.fill();
+        for number in 0..50 {
+            assert_eq!(write(&format!("full-{number}")), Err(Errno::NOSPC));
+        }
+        thin.empty();
+        assert_eq!(write("after"), Ok(()));
+        thin.remount();
+        let read = |name: &str| fs::read(thin.maildir().join("new").join(name)).unwrap_or_default();
+        assert_eq!(read("before"), b"text");
+        assert_ne!(read("full-0"), b"text", "a failed sync that lost nothing proves nothing");
+        assert_eq!(read("after"), b"text");
+    }
 
     mod needs_postfix {
         use std::time::Duration;

@@ -111,7 +111,7 @@ mod needs_root {
             load.wait_accepted(200, Duration::from_secs(60));
             let last = std::time::Instant::now();
             let mut bob = Arrivals::new(host.maildir("bob"));
-            wait_until("all letters in the Maildir", Duration::from_secs(seconds), || {
+            wait_until("all letters in the Maildir", Duration::from_secs(30), || {
                 bob.look();
                 bob.copies.len() >= accepted.len() + 200
             });

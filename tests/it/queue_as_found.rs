@@ -80,18 +80,30 @@ fn files_that_others_have_made_are_never_used_again_while_new_mail_comes() {
         fs::create_dir(&kept).unwrap();
         // Each file has one more name, outside of the queue: whoever writes over it is seen.
         let mut others = Vec::new();
-        for number in 0..8 {
-            let id = queue.inject(&letter(&format!("linked-{number}"), 300), SENDER, &[BOB]);
-            for kind in ["mess", "todo"] {
+        let mut inject = |number: usize| {
+            let text = letter(&format!("linked-{number}"), 300);
+            let id = queue.mess(&text);
+            let envelope = envelope(SENDER, &[BOB]);
+            write(&queue.file("intd", id), envelope.as_bytes(), 0o644);
+            for (kind, content) in [("mess", text), ("intd", envelope)] {
                 let name = kept.join(format!("{kind}.{id}"));
                 fs::hard_link(queue.file(kind, id), &name).unwrap();
-                others.push((name.clone(), fs::read(&name).unwrap()));
+                others.push((name, content.into_bytes()));
             }
-        }
+            // From now on it is the host's.
+            fs::hard_link(queue.file("intd", id), queue.file("todo", id)).unwrap();
+        };
+        (0..8).for_each(&mut inject);
         let host = setup.start();
         let load = Load::start(host.address(), &Plan::to(BOB, "new", 400));
+        for number in 8..16 {
+            load.wait_accepted((number - 7) * 40, Duration::from_secs(30));
+            inject(number);
+            host.ask(&["svc", "-a", "send"]);
+        }
         load.finish(Duration::from_secs(60));
-        came_once(&host, 408);
+        host.ask(&["svc", "-a", "send"]);
+        came_once(&host, 416);
         for (name, content) in others {
             assert!(fs::read(&name).unwrap() == content, "{} was written over", name.display());
             let inode = fs::metadata(&name).unwrap().ino();

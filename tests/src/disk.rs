@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::host::Ran;
+use crate::wait::wait_until;
 
 /// A mounted file system. Needs root.
 pub struct Disk {
@@ -39,10 +41,15 @@ impl Disk {
         self.mounted = true;
     }
 
-    /// Unmounts it; fails if something still uses it.
+    /// Unmounts it; fails if something still uses it. A mount namespace that somebody has made meanwhile does: what is
+    /// mounted next would not be the disk but the same file system as before, still dark.
     pub fn unmount(&mut self) {
         run(Command::new("umount").arg(self.path()));
         self.mounted = false;
+        wait_until("the disk to be in no mount namespace", Duration::from_secs(10), || {
+            let users = Ran::new(Command::new("losetup").arg("-j").arg(self.dir.path().join("image")));
+            users.expect(0).stdout.is_empty()
+        });
     }
 
     /// Freezes it: who writes to it waits, and not even `kill -9` ends that.

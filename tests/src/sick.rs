@@ -43,7 +43,9 @@ impl Thin {
         fs::create_dir(thin.path()).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24M", "none"]).arg(&backing));
         File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        run(Command::new("mkfs.ext2").args(["-q", "-F", "-E", "lazy_itable_init=1,nodiscard"]).arg(&image));
+        // Blocks of a page each: no letter shares a page with one that is there already.
+        let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1,nodiscard"];
+        run(Command::new("mkfs.ext2").args(options).arg(&image));
         thin.mount();
         maildir::make(&thin.maildir());
         // So many names and inodes have been in use before: what it lacks is room for the text of letters.
