@@ -30,6 +30,31 @@ impl Disk {
         disk
     }
 
+    /// A new ext4 of `gib` GiB with everything initialised, mounted. Its image in `store` has no name left: whatever ends
+    /// the mount frees it.
+    pub fn nameless(store: &Path, gib: u64) -> Self {
+        let image = tempfile::Builder::new().prefix("mailtree-image-").tempfile_in(store).unwrap();
+        image.as_file().set_len(gib << 30).unwrap();
+        let now = "lazy_itable_init=0,lazy_journal_init=0";
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-i", "8192", "-E", now]).arg(image.path()));
+        let dir = tempfile::Builder::new().prefix("mailtree-disk-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("mount")).unwrap();
+        let attach = |options: &[&str]| {
+            let mut command = Command::new("losetup");
+            Ran::new(command.args(["--find", "--show"]).args(options).arg(image.path()))
+        };
+        let direct = attach(&["--direct-io=on"]);
+        let device = if direct.code == Some(0) { direct } else { attach(&[]).expect(0) };
+        let device = device.stdout.trim();
+        let mounted = Ran::new(Command::new("mount").arg(device).arg(dir.path().join("mount")));
+        // From here on the device lives as long as the mount.
+        run(Command::new("losetup").args(["--detach", device]));
+        mounted.expect(0);
+        let disk = Self { dir, mounted: true };
+        run(Command::new("chmod").arg("755").arg(disk.dir.path()).arg(disk.path()));
+        disk
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("mount")

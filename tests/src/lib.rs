@@ -3,6 +3,7 @@
 //! Nothing here waits for luck: every wait names a condition and a limit, and says what was missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test harness fails by panicking")]
 
+pub mod bench;
 pub mod certificate;
 pub mod chance;
 pub mod clamd;

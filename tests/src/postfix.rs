@@ -13,18 +13,53 @@ use crate::maildir::Maildir;
 use crate::wait::wait_for;
 
 /// `name` in a directory for administrators' programs, which may not be in a user's PATH.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let dirs = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/libexec/postfix"];
     let found = dirs.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("no {name}: install postfix"))
 }
 
+/// What `smtp-source` is to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// Messages.
+    pub count: usize,
+    /// Bytes of each.
+    pub size: usize,
+    /// Sessions at a time.
+    pub sessions: usize,
+    /// A session sends message after message, instead of one.
+    pub reuse: bool,
+}
+
+impl Source {
+    /// Sends; fails unless all messages were accepted.
+    pub fn send(self, to: SocketAddr, from: &str, mailbox: &str) {
+        let numbers = [self.count, self.size, self.sessions].map(|number| number.to_string());
+        let mut command = Command::new(program("smtp-source"));
+        command.args([
+            "-4",
+            "-m",
+            &numbers[0],
+            "-l",
+            &numbers[1],
+            "-s",
+            &numbers[2],
+            "-f",
+            from,
+            "-t",
+            mailbox,
+        ]);
+        if self.reuse {
+            command.arg("-d");
+        }
+        Ran::new(command.arg(to.to_string())).expect(0);
+    }
+}
+
 /// Sends `count` messages of `size` bytes at `sessions` sessions with `smtp-source`; fails unless all were accepted.
 pub fn source(to: SocketAddr, from: &str, mailbox: &str, count: usize, size: usize, sessions: usize) {
-    let numbers = [count, size, sessions].map(|number| number.to_string());
-    let mut command = Command::new(program("smtp-source"));
-    command.args(["-4", "-m", &numbers[0], "-l", &numbers[1], "-s", &numbers[2], "-f", from, "-t", mailbox]);
-    Ran::new(command.arg(to.to_string())).expect(0);
+    Source { count, size, sessions, reuse: false }.send(to, from, mailbox);
 }
 
 /// A running `smtp-sink` that writes each message it takes to a file.
@@ -126,6 +161,8 @@ impl Drop for Sink {
 /// A private instance of Postfix as Debian ships it, TLS off, that delivers to one Maildir. Needs root.
 pub struct Postfix {
     dir: TempDir,
+    /// Where the log goes: never on the disk under test.
+    _logs: TempDir,
     address: SocketAddr,
 }
 
@@ -135,7 +172,13 @@ pub const MAILBOX: &str = "bench@local.test";
 impl Postfix {
     /// Starts it on some port of 127.0.0.1.
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("mailtree-postfix-").tempdir().unwrap();
+        Self::at(&std::env::temp_dir(), "")
+    }
+
+    /// Starts it with its spool and its Maildir below `parent`, and with more lines of main.cf.
+    pub fn at(parent: &Path, lines: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("postfix-").tempdir_in(parent).unwrap();
+        let logs = tempfile::Builder::new().prefix("mailtree-log-").tempdir().unwrap();
         let root = dir.path().display().to_string();
         let address = free_port("127.0.0.1");
         for name in ["etc", "spool", "data", "mail"] {
@@ -167,14 +210,16 @@ impl Postfix {
              virtual_gid_maps = static:{gid}\n\
              smtpd_tls_security_level = none\n\
              smtp_tls_security_level = none\n\
-             maillog_file_prefixes = /tmp, /var, {root}\n\
-             maillog_file = {root}/log\n",
+             maillog_file_prefixes = /tmp, /var, {logs}\n\
+             maillog_file = {logs}/log\n\
+             {lines}",
             uid = id("-u"),
             gid = id("-g"),
+            logs = logs.path().display(),
         );
         fs::write(dir.path().join("etc/main.cf"), main).unwrap();
         fs::write(dir.path().join("etc/master.cf"), master(address)).unwrap();
-        let postfix = Self { dir, address };
+        let postfix = Self { dir, _logs: logs, address };
         postfix.control("start").expect(0);
         wait_for("Postfix to listen", PATIENCE, || TcpStream::connect(address).ok());
         postfix
@@ -194,9 +239,14 @@ impl Postfix {
         Maildir::new(self.dir.path().join("mail/bench/Maildir"))
     }
 
+    /// Its spool.
+    pub fn spool(&self) -> PathBuf {
+        self.dir.path().join("spool")
+    }
+
     /// The process of master(8), parent of all others.
     pub fn pid(&self) -> u32 {
-        let pid = fs::read_to_string(self.dir.path().join("spool/pid/master.pid")).unwrap();
+        let pid = fs::read_to_string(self.spool().join("pid/master.pid")).unwrap();
         pid.trim().parse().unwrap()
     }
 }
