@@ -21,6 +21,9 @@ use crate::service::StartError;
 /// Lines that may wait for the writer.
 const WAITING: usize = 16_384;
 
+/// The writer rests so long after each write.
+const REST: Duration = Duration::from_millis(5);
+
 /// Longest line, in bytes.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -73,13 +76,81 @@ impl Lines {
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut fields = Fields::default();
-        event.record(&mut fields);
         self.add(match self.format {
-            Format::Classic => classic(now, &fields),
-            Format::Json => json(now, event, fields),
+            Format::Classic => {
+                let mut line = Classic::begin(now);
+                event.record(&mut line);
+                line.end()
+            }
+            Format::Json => {
+                let mut fields = Fields::default();
+                event.record(&mut fields);
+                json(now, event, fields)
+            }
         });
     }
+}
+
+/// A line as it grows: what an event says, without its fields.
+struct Classic {
+    line: String,
+    cut: bool,
+}
+
+impl Classic {
+    fn begin(now: Duration) -> Self {
+        let mut line = String::with_capacity(160);
+        line.extend(stamp(now));
+        line.push(' ');
+        Self { line, cut: false }
+    }
+
+    fn end(mut self) -> String {
+        if self.cut {
+            self.line.push_str("...");
+        }
+        self.line.push('\n');
+        self.line
+    }
+}
+
+impl std::fmt::Write for Classic {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        // One event is one line, whatever a peer put into it.
+        if self.line.len() + text.len() < MAX_LINE && !text.bytes().any(|byte| byte < 32 || byte >= 127) {
+            self.line.push_str(text);
+            return Ok(());
+        }
+        for c in text.chars() {
+            if self.line.len() >= MAX_LINE {
+                self.cut = true;
+                break;
+            }
+            self.line.push(if c.is_control() { '?' } else { c });
+        }
+        Ok(())
+    }
+}
+
+impl Visit for Classic {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            // Writing into a line does not fail.
+            let _ = write!(self, "{value:?}");
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            let _ = self.write_str(value);
+        }
+    }
+
+    fn record_u64(&mut self, _: &Field, _: u64) {}
+
+    fn record_i64(&mut self, _: &Field, _: i64) {}
+
+    fn record_bool(&mut self, _: &Field, _: bool) {}
 }
 
 #[derive(Default)]
@@ -120,30 +191,15 @@ impl Visit for Fields {
     }
 }
 
-fn classic(now: Duration, fields: &Fields) -> String {
-    let mut line = stamp(now);
-    line.push(' ');
-    for c in fields.message.chars() {
-        if line.len() >= MAX_LINE {
-            line.push_str("...");
-            break;
-        }
-        // One event is one line, whatever a peer put into it.
-        line.push(if c.is_control() { '?' } else { c });
-    }
-    line.push('\n');
-    line
-}
-
 /// `@4000…`, the time as TAI64N.
-fn stamp(now: Duration) -> String {
+fn stamp(now: Duration) -> [char; 25] {
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    Tai64n::from_unix(seconds, now.subsec_nanos()).to_text().map(char::from).iter().collect()
+    Tai64n::from_unix(seconds, now.subsec_nanos()).to_text().map(char::from)
 }
 
 fn json(now: Duration, event: &Event<'_>, fields: Fields) -> String {
     let mut object = serde_json::Map::new();
-    object.insert("time".into(), stamp(now).into());
+    object.insert("time".into(), String::from_iter(stamp(now)).into());
     object.insert("unix".into(), now.as_secs_f64().into());
     object.insert("level".into(), event.metadata().level().as_str().to_ascii_lowercase().into());
     let target = event.metadata().target();
@@ -227,6 +283,8 @@ fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
                     writeln!(out, "log: warning: {lost} lines were lost: standard output was too slow")?;
                 }
                 out.flush()?;
+                // What comes meanwhile is written together.
+                std::thread::park_timeout(REST);
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,

@@ -1,6 +1,6 @@
 //! qmail-start: qmail-send, lspawn, rspawn and clean as one service; they live and die together.
 //!
-//! Owns: nothing. Children: the four. Dies when: one of them does. After a restart: all four are new; the new qmail-send
+//! Owns: the listener at `queue/lock/trigger`. Children: the four. Dies when: one of them does. After a restart: all four are new; the new qmail-send
 //! starts only when nothing that the old ones began is under way.
 
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use mailtree_config::control::Control as Controls;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::task::JoinSet;
 
 use crate::clean::{self, Clean};
 use crate::lspawn::{self, Lspawn};
 use crate::permit::Permits;
 use crate::qmail_send::{self, QmailSend};
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 use crate::rspawn::{self, Rspawn};
 use crate::service::{Control, StartError};
 use crate::spawn;
@@ -22,6 +23,9 @@ use crate::wire::{Unanswered, Wire};
 
 /// More than could ever be under way; a start takes them all once.
 const RUNNING: u32 = 1 << 24;
+
+/// After a fault of `lock/trigger`.
+const TRIGGER_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long a start waits for what an earlier incarnation began.
 const OLD_ONES: Duration = Duration::from_secs(8);
@@ -67,6 +71,8 @@ pub struct State {
     rspawn: ActorRef<spawn::Message>,
     send: ActorRef<qmail_send::Message>,
     grace: Duration,
+    /// Listens at `lock/trigger`; ends with the actor.
+    listening: JoinSet<()>,
 }
 
 /// What it hears.
@@ -97,6 +103,8 @@ impl Actor for QmailStart {
         let all = all.map_err(|_| {
             StartError::Temporary("an earlier qmail-send is still writing to the queue".into())
         })?;
+        let trigger = queue.trigger().clone();
+        let trigger_path = queue.disk().root().join("lock/trigger");
         let cell = myself.get_cell();
         let (clean, _) = Actor::spawn_linked(None, Clean, queue.clone(), cell.clone()).await?;
         let (lspawn, _) = Actor::spawn_linked(None, Lspawn::default(), lspawn, cell.clone()).await?;
@@ -114,7 +122,17 @@ impl Actor for QmailStart {
         let send = Actor::spawn_linked(None, QmailSend, arguments, cell).await;
         let (send, _) = send.map_err(StartError::from)?;
         wire.connect(send.clone());
-        Ok(State { clean, lspawn, rspawn, send, grace })
+        let mut listening = JoinSet::new();
+        listening.spawn(async move {
+            loop {
+                let path = trigger_path.clone();
+                let Err(error) = queue::listen(path, trigger.clone()).await else { continue };
+                // Without it todo is looked into from time to time all the same.
+                tracing::error!("alert: {}: {error}; will try again later", trigger_path.display());
+                tokio::time::sleep(TRIGGER_AGAIN).await;
+            }
+        });
+        Ok(State { clean, lspawn, rspawn, send, grace, listening })
     }
 
     async fn handle(
@@ -149,6 +167,7 @@ impl Actor for QmailStart {
     }
 
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.listening.abort_all();
         let send = Wire::default();
         send.connect(state.send.clone());
         match send.call(qmail_send::Message::Exit, state.grace).await {

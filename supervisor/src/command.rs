@@ -8,6 +8,7 @@ pub mod qmail_newmrh;
 pub mod qmail_qread;
 pub mod qmailctl;
 pub mod queue;
+pub mod relocate;
 pub mod svc;
 pub mod svok;
 pub mod svstat;
@@ -77,6 +78,8 @@ enum Command {
     Vadddomain(vadddomain::Args),
     /// Add a user to a virtual domain
     Vadduser(vadduser::Args),
+    /// Rewrite the paths of a home that was moved or copied
+    Relocate(relocate::Args),
     /// Make links of the classic names to this program
     Links(links::Args),
     /// The places where MAILTREE_CRASH_POINT can stop the host
@@ -113,6 +116,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Command::Tcprulescheck(args) => tcprulescheck::run(&args),
         Command::Vadddomain(args) => vadddomain::run(home, &args, || reread(home)),
         Command::Vadduser(args) => vadduser::run(home, &args),
+        Command::Relocate(args) => relocate::run(home, &args),
         Command::Links(args) => links::run(&args),
         Command::CrashPoints => {
             for (number, point) in Point::ALL.iter().enumerate() {

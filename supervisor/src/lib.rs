@@ -4,6 +4,7 @@ pub mod boot;
 pub mod command;
 pub mod control;
 mod durable;
+mod elsewhere;
 pub mod failure;
 mod offline;
 mod password;

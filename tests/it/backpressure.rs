@@ -95,7 +95,7 @@ fn one_address_cannot_take_all_permits() {
 
 #[test]
 fn messages_being_received_are_bounded() {
-    let host = Setup::new().field("queue", "(receiving: 3)").start();
+    let host = Setup::new().field("queue", "(receiving: 3, segment: \"4MiB\")").start();
     let mut senders = Vec::new();
     let mut refused = 0;
     for _ in 0..5 {

@@ -100,7 +100,8 @@ fn setup(peer: &Peer, journal: bool) -> Setup {
 fn plan(prefix: &str, count: usize) -> Plan {
     let to = |name: &str| match kind(name) {
         Kind::Local => vec!["bob@mx.test".to_owned()],
-        Kind::Bounced => vec!["nobody@mx.test".to_owned()],
+        // To two, so that with and without the journal there is a file that says who failed.
+        Kind::Bounced => vec!["nobody@mx.test".to_owned(), "no-one@mx.test".to_owned()],
         Kind::Remote => vec!["x@far.test".to_owned()],
         Kind::Both => vec!["bob@mx.test".to_owned(), "x@far.test".to_owned()],
     };
@@ -115,9 +116,11 @@ fn dies(host: &mut Host, load: &Load, limit: Duration) -> bool {
             assert_eq!(status.signal(), Some(6), "the host ended with {status:?}\n{}", host.log_tail());
             return true;
         }
+        // Whoever counts the queue has it written into files.
+        host.run(&["qmail-qstat"]);
         if load.is_finished() {
             // Points of retries are reached when the queue is run.
-            host.run(&["svc", "-a", "send"]);
+            host.run(&["svc", "-ca", "send"]);
         }
         tick(Duration::from_millis(20));
     }
@@ -127,6 +130,14 @@ fn dies(host: &mut Host, load: &Load, limit: Duration) -> bool {
 /// The names in what `mailtree crash-points` prints: numbered lines.
 fn names(points: &str) -> impl Iterator<Item = &str> {
     points.lines().filter_map(|line| line.split_whitespace().nth(1))
+}
+
+/// Points that lie on the other way through the queue: files in place of the journal, and the journal in place of files.
+fn is_on_the_other_way(point: &str, journal: bool) -> bool {
+    let journals = ["journal-", "checkpoint-", "recipient-noted", "mess-placed", "written-out"];
+    let files = ["mess-written", "mess-linked", "intd-written", "commit-synced", "todo-", "maildir-synced"];
+    let other = if journal { &files[..] } else { &journals };
+    other.iter().any(|beginning| point.starts_with(beginning))
 }
 
 fn at_every_crash_point_nothing_accepted_is_lost(journal: bool) {
@@ -140,10 +151,14 @@ fn at_every_crash_point_nothing_accepted_is_lost(journal: bool) {
     let mut doubtful = BTreeSet::new();
     let mut unreached = Vec::new();
     for (number, point) in points.iter().enumerate() {
-        // Under load at the third time; what is passed only once in a life, at the first, with a queue that is full.
+        // Under load at the third time; what is passed only once in a life, at the first, with a queue that is full and
+        // goes through files because nothing is delivered until all is accepted.
         let reached = ["3", "1"].iter().any(|times| {
             host.kill();
             host.relaunch_with(&[("MAILTREE_CRASH_POINT", &format!("{point}:{times}"))]);
+            if *times == "1" {
+                host.run(&["svc", "-p", "send"]);
+            }
             let load = Load::start(host.address(), &plan(&format!("at-{times}-{number}"), 48));
             let reached = dies(&mut host, &load, Duration::from_secs(6));
             let doubts = load.doubts();
@@ -151,7 +166,7 @@ fn at_every_crash_point_nothing_accepted_is_lost(journal: bool) {
             doubtful.extend(doubts.names());
             reached
         });
-        if !reached {
+        if !reached && !is_on_the_other_way(point, journal) {
             unreached.push(*point);
         }
     }

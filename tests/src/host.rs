@@ -141,6 +141,8 @@ impl Setup {
             // Nothing answers here: a test that needs DNS says so.
             ("resolver", "(servers: [\"127.0.0.1:1\"], deadline: \"2s\")".to_owned()),
             ("grace", "\"10s\"".to_owned()),
+            // A home for a moment needs no large journal.
+            ("queue", "(segment: \"4MiB\")".to_owned()),
         ];
         let logs = tempfile::Builder::new().prefix("mailtree-log-").tempdir().unwrap();
         let home = home.into();
@@ -171,7 +173,8 @@ impl Setup {
 
     /// Whether the journal stands in front of the files of the queue.
     pub fn journal(self, on: bool) -> Self {
-        self.field("queue", if on { "(journal: on)" } else { "(journal: off)" })
+        let journal = if on { "on" } else { "off" };
+        self.field("queue", format!("(journal: {journal}, segment: \"4MiB\")"))
     }
 
     /// Puts control files, users and aliases into a qmail beside the home, whose queue has this layout, and lets the
@@ -427,7 +430,7 @@ impl Host {
         for kind in ["mess", "todo", "intd", "info", "local", "remote", "bounce", "pid"] {
             walk(&self.setup.queue.join(kind), &mut files);
         }
-        let kept = |path: &PathBuf| path.to_string_lossy().contains("/pid/blank.");
+        let kept = |path: &PathBuf| path.to_string_lossy().contains("/pid/spare.");
         files.retain(|path| !kept(path));
         files
     }

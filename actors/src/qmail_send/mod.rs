@@ -19,8 +19,9 @@ use mailtree_config::control::{Control as Controls, Send as SendControl};
 use mailtree_protocols::bounce::From as BounceFrom;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
-use mailtree_protocols::report::safe;
+use mailtree_protocols::report::{Class, safe};
 use mailtree_protocols::schedule::{SYSFAIL, TODO};
+use metrics::{Counter, Gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
 
@@ -118,6 +119,37 @@ struct Lane {
     used: usize,
     /// Deliveries allowed at once.
     limit: usize,
+    in_use: Gauge,
+    results: Results,
+}
+
+/// Counts what deliveries come to.
+struct Results {
+    success: Counter,
+    failure: Counter,
+    deferral: Counter,
+}
+
+impl Results {
+    fn new(channel: &'static str) -> Self {
+        let of = |class: Class| {
+            metrics::counter!("mailtree_deliveries_total", "channel" => channel, "result" => class.word())
+        };
+        Self {
+            success: of(Class::Success),
+            failure: of(Class::Failure),
+            deferral: of(Class::Deferral),
+        }
+    }
+
+    fn count(&self, class: Class) {
+        match class {
+            Class::Success => &self.success,
+            Class::Failure => &self.failure,
+            Class::Deferral => &self.deferral,
+        }
+        .increment(1);
+    }
 }
 
 /// What it hears.
@@ -346,8 +378,18 @@ impl Actor for QmailSend {
 impl Lane {
     fn new(channel: Channel, limit: usize) -> Self {
         metrics::gauge!("mailtree_permits_limit", "permit" => channel.name()).set(limit as f64);
-        metrics::gauge!("mailtree_permits_in_use", "permit" => channel.name()).set(0.0);
-        Self { channel, schedule: BinaryHeap::new(), ready: VecDeque::new(), loading: 0, used: 0, limit }
+        let in_use = metrics::gauge!("mailtree_permits_in_use", "permit" => channel.name());
+        in_use.set(0.0);
+        Self {
+            channel,
+            schedule: BinaryHeap::new(),
+            ready: VecDeque::new(),
+            loading: 0,
+            used: 0,
+            limit,
+            in_use,
+            results: Results::new(channel.name()),
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -356,7 +398,7 @@ impl Lane {
 
     fn set_used(&mut self, used: usize) {
         self.used = used;
-        metrics::gauge!("mailtree_permits_in_use", "permit" => self.channel.name()).set(used as f64);
+        self.in_use.set(used as f64);
     }
 }
 
@@ -397,7 +439,6 @@ impl State {
         for channel in Channel::ALL {
             self.fill(channel);
         }
-        self.gauges();
     }
 
     fn exit_if_idle(&mut self) {
@@ -408,13 +449,7 @@ impl State {
         }
     }
 
-    /// Counts the messages, which walks the table: after every event only while it is small.
-    fn gauges(&self) {
-        if self.messages.len() <= 64 {
-            self.count_messages();
-        }
-    }
-
+    /// Counts the messages, which walks the table: once in a while.
     fn count_messages(&self) {
         let set = |state: &'static str, count: usize| {
             metrics::gauge!("mailtree_queue_messages", "state" => state).set(count as f64);

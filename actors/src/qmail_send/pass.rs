@@ -235,8 +235,12 @@ impl State {
             let report = if dying { report.at_the_end_of_its_life() } else { report };
             let (word, text) = (report.class.word(), safe(report.text.as_bytes()));
             tracing::info!(msg = id.0, delivery, result = word, "delivery {delivery}: {word}: {text}");
-            metrics::counter!("mailtree_deliveries_total", "channel" => channel.name(), "result" => word)
-                .increment(1);
+            match channel {
+                Channel::Local => &self.local,
+                Channel::Remote => &self.remote,
+            }
+            .results
+            .count(report.class);
             match report.class {
                 Class::Success => done.push((recipient.offset, None)),
                 Class::Failure => {

@@ -251,7 +251,11 @@ impl Disk {
 
 /// Makes a directory of the queue that is missing, with owner and mode of the one it is in.
 fn make_directory(root: &Path, path: &Path) -> io::Result<()> {
-    let parent = fs::metadata(path.parent().unwrap_or(root))?;
+    let above = path.parent().unwrap_or(root);
+    if above != root && !above.exists() {
+        make_directory(root, above)?;
+    }
+    let parent = fs::metadata(above).map_err(|error| named(above, &error))?;
     fs::create_dir(path).map_err(|error| named(path, &error))?;
     let handle = File::open(path)?;
     if rustix::process::geteuid().is_root() {

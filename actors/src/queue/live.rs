@@ -270,11 +270,17 @@ impl Live {
     }
 
     /// The record that the bounce of the message is queued, if the journal stands behind it.
-    pub(super) fn bounced(&self, id: MessageId, qp: u64) -> Option<Record> {
-        let mut table = self.lock();
-        let entry = table.entries.get_mut(&id)?;
-        entry.bounced = true;
+    pub(super) fn bouncing(&self, id: MessageId, qp: u64) -> Option<Record> {
+        let table = self.lock();
+        let entry = table.entries.get(&id).filter(|entry| !entry.writing && !entry.bounced)?;
         Some(Record::Bounced { serial: entry.backing.serial()?, qp })
+    }
+
+    /// The bounce of the message is queued.
+    pub(super) fn bounced(&self, id: MessageId) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.bounced = true;
+        }
     }
 
     /// The message is settled, or removed whatever is left of it.

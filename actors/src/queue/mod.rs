@@ -59,7 +59,6 @@ pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
 use live::{Backing, Ending, Entry, Live, Settling};
 pub use reception::{Accepted, Alongside, Held, Reception};
-pub use replay::OpenError;
 pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;
@@ -91,7 +90,7 @@ struct Shared {
     places: Permits,
     /// Whether new messages go into the journal.
     journal_on: AtomicBool,
-    /// The serial of the last message in the journal.
+    /// The serial of the next message in the journal.
     serial: AtomicU64,
     pool: Pool,
     trigger: Trigger,
@@ -397,7 +396,9 @@ impl Queue {
 
     /// The bounce of a message is queued under the number `qp`.
     pub fn bounced(&self, id: MessageId, qp: u64) {
-        self.tell(self.0.live.bounced(id, qp).into_iter().collect());
+        // Unless that was noted together with its acceptance.
+        self.tell(self.0.live.bouncing(id, qp).into_iter().collect());
+        self.0.live.bounced(id);
     }
 
     /// Records that ride on the next sync.
@@ -574,7 +575,7 @@ impl Queue {
 
 impl Shared {
     fn next_serial(&self) -> Serial {
-        Serial(self.serial.fetch_add(1, Ordering::Relaxed) + 1)
+        Serial(self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The number of an ended message is free again.

@@ -249,7 +249,7 @@ impl Reception {
         let live = &queue.0.live;
         records.extend(match alongside {
             Some(Alongside::Forward(parent, channel, offset)) => live.journalled(parent, channel, offset),
-            Some(Alongside::Bounce(parent)) => live.bounced(parent, self.qp),
+            Some(Alongside::Bounce(parent)) => live.bouncing(parent, self.qp),
             None => None,
         });
         let (done, answer) = oneshot::channel();
@@ -260,8 +260,12 @@ impl Reception {
                 (entry.body, entry.room, entry.place) = (Some(body), Some(room), Some(place));
                 let Queue(shared) = &queue;
                 shared.live.insert([(spare.id, entry)]);
-                if let Some(Alongside::Forward(parent, channel, offset)) = alongside {
-                    shared.live.done(parent, channel, offset);
+                match alongside {
+                    Some(Alongside::Forward(parent, channel, offset)) => {
+                        shared.live.done(parent, channel, offset);
+                    }
+                    Some(Alongside::Bounce(parent)) => shared.live.bounced(parent),
+                    None => (),
                 }
                 shared.trigger.pull();
                 spare.id

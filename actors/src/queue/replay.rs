@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use mailtree_protocols::envelope::Envelope;
-use mailtree_protocols::journal::{Fate as Told, MaildirFile, Replayed};
+use mailtree_protocols::journal::MaildirFile;
+use mailtree_protocols::journal::replay::{Fate as Told, Replayed};
 use mailtree_protocols::queue::Dir;
 
 use super::crash::{Point, reached};
 use super::disk::spare::Spare;
-use super::journal::{self, FileDisk, Identity, Log, Recovered, Settings};
+use super::journal::{self, Disk as _, FileDisk, Identity, Log, Recovered, Settings};
 use super::live::{Addressee, Backing, Entry, Fate};
 use super::writer::Writer;
 use super::{Error, Queue, Shared};
@@ -31,7 +32,7 @@ const SIDE_BY_SIDE: usize = 64;
 
 /// Why the queue cannot be taken up.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub(super) enum OpenError {
     /// The journal is not to be used.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
@@ -43,10 +44,23 @@ pub enum OpenError {
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Journal(error) if !error.is_temporary() => Self::Permanent(error.to_string()),
+            OpenError::Journal(
+                error @ (journal::OpenError::AnotherHost { .. }
+                | journal::OpenError::Newer { .. }
+                | journal::OpenError::Older { .. }),
+            ) => Self::Permanent(error.to_string()),
             other => Self::Temporary(other.to_string()),
         }
     }
+}
+
+/// How large the journal is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// Bytes of a segment.
+    pub(super) segment: u64,
+    /// How many segments there are at the start, and at most.
+    pub(super) segments: (usize, usize),
 }
 
 impl Queue {
@@ -54,7 +68,8 @@ impl Queue {
     pub(super) async fn begin(
         &self,
         journal: bool,
-        settings: Settings,
+        size: Size,
+        floor: u64,
         unfinished: Duration,
         failed: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Result<(), OpenError> {
@@ -67,15 +82,20 @@ impl Queue {
         }
         let directory = self.0.disk.root().join("journal");
         let (queue, rolled) = (self.clone(), self.clone());
-        let opening = tokio::task::spawn_blocking(move || queue.open_journal(journal, &directory, settings));
+        let opening = tokio::task::spawn_blocking(move || queue.open_journal(journal, &directory, size, floor));
         let opened = opening.await.map_err(io::Error::other)??;
-        if let Some((log, recovered)) = opened {
+        if let Some((log, recovered, journal)) = opened {
             self.replay(recovered).await;
-            let crowded = self.clone();
+            let (crowded, troubled) = (self.clone(), self.clone());
+            let runtime = tokio::runtime::Handle::current();
             let writer = Writer::start(
                 log,
-                Box::new(move |journal, newest| Identity::note(&rolled.0.journal_id, journal, newest)),
+                Box::new(move |newest| Identity::note(&rolled.0.journal_id, journal, newest)),
                 Box::new(move || crowded.0.checkpoints.kick()),
+                Box::new(move || {
+                    let queue = troubled.clone();
+                    runtime.spawn(async move { queue.write_out_all().await });
+                }),
                 failed,
             )?;
             self.0.writer.store(Some(Arc::new(writer)));
@@ -102,14 +122,25 @@ impl Queue {
         &self,
         wanted: bool,
         directory: &Path,
-        settings: Settings,
-    ) -> Result<Option<(Log<FileDisk>, Recovered)>, OpenError> {
+        size: Size,
+        floor: u64,
+    ) -> Result<Option<(Log<FileDisk>, Recovered, [u8; 16])>, OpenError> {
         let exists = match fs::read_dir(directory) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(error.into()),
         };
         if !wanted && !exists {
+            return Ok(None);
+        }
+        let (free, _) = self.0.disk.free()?;
+        let wanted = size.segment * size.segments.0 as u64;
+        if !exists && free < wanted.saturating_add(floor) {
+            // A host whose disk is full must deliver what it has all the same.
+            tracing::error!(
+                "alert: no room for the journal: {wanted} bytes are wanted, {free} are free, {floor} of them to be kept; \
+                 messages go into files until the service queue is started again"
+            );
             return Ok(None);
         }
         if !directory.exists() {
@@ -121,17 +152,30 @@ impl Queue {
             fs::File::open(self.0.disk.root())?.sync_all()?;
         }
         let identity = Identity::read(&self.0.journal_id)?;
-        let opened = Log::open(FileDisk::new(directory), settings, &identity, Box::new(rand::random))?;
-        Ok(Some(opened))
+        let journal = identity.journal.unwrap_or_else(rand::random);
+        let settings = Settings {
+            segment_size: size.segment,
+            segments: size.segments,
+            journal_id: journal,
+            boot_id: identity.boot,
+            newest: identity.newest,
+            key: Box::new(rand::random),
+        };
+        if identity.journal.is_none() {
+            // Named before it is: what is found without a name is not this home's.
+            Identity::note(&self.0.journal_id, journal, 0)?;
+        }
+        let (log, recovered) = Log::open(FileDisk::open(directory, size.segment)?, settings)?;
+        Ok(Some((log, recovered, journal)))
     }
 
     /// Puts what the journal says into the table.
     async fn replay(&self, recovered: Recovered) {
-        let Recovered { messages, damage, last_serial } = recovered;
+        let Recovered { messages, damage, next_serial } = recovered;
         for damage in &damage {
-            tracing::error!("alert: journal: {damage}");
+            tracing::error!("alert: {damage}");
         }
-        self.0.serial.store(last_serial.0, Ordering::Release);
+        self.0.serial.store(next_serial.0, Ordering::Release);
         if messages.is_empty() {
             return;
         }
@@ -197,7 +241,7 @@ impl Queue {
             open |= fate == Fate::Open;
             entry.recipients.push(Addressee::new(original, fate));
         }
-        entry.bounced = bounced;
+        entry.bounced = bounced.is_some();
         entry.again = true;
         entry.leftover = self.0.disk.has_files(spare.id);
         if ended && !open {
@@ -240,10 +284,11 @@ impl Queue {
         }
         self.0.writer.store(None);
         let directory = self.0.disk.root().join("journal");
-        tokio::task::spawn_blocking(move || journal::remove(&directory))
-            .await
-            .map_err(io::Error::other)??;
-        Ok(())
+        let removing = tokio::task::spawn_blocking(move || {
+            let mut disk = FileDisk::open(&directory, 0)?;
+            disk.segments()?.into_iter().try_for_each(|number| disk.remove(number))
+        });
+        Ok(removing.await.map_err(io::Error::other)??)
     }
 
     /// The host stops: everything that is only in the journal goes into files, so that qmail, or another mailtree, can take
@@ -253,6 +298,8 @@ impl Queue {
     /// How many messages are left in the journal at the end of `grace`.
     pub async fn close(&self, grace: Duration) -> Result<(), usize> {
         let deadline = Instant::now() + grace;
+        // What was accepted into files, and tried, gets its times noted as well.
+        drop(tokio::time::timeout(grace, self.write_out_all()).await);
         while self.0.live.in_journal() > 0 && Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             if tokio::time::timeout(left, self.write_out_all()).await.is_err() {

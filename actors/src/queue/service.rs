@@ -11,8 +11,8 @@ use metrics::{Counter, Histogram};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinSet;
 
-use super::journal::Settings;
 use super::reception::{CHUNK, Limits, Reception};
+use super::replay::Size;
 use super::sync::DiskThreads;
 use super::{Queue, Refused, checkpoint};
 use crate::answer::answer;
@@ -127,8 +127,9 @@ impl Actor for QmailQueue {
             .map_err(|error| StartError::Temporary(format!("unable to start disk threads: {error}")))?;
         let threads = Arc::new(threads);
         queue.0.threads.store(Some(Arc::clone(&threads)));
-        let settings = Settings { segment_size: arguments.segment, segments: (2, arguments.segments.max(2)) };
-        queue.begin(arguments.journal, settings, arguments.unfinished, failed).await?;
+        let size = Size { segment: arguments.segment, segments: (2, arguments.segments.max(2)) };
+        let floor = arguments.free_bytes;
+        queue.begin(arguments.journal, size, floor, arguments.unfinished, failed).await?;
         let receiving = Permits::new("receiving", arguments.receiving);
         let chunks = usize::try_from(arguments.receiving_bytes / CHUNK as u64).unwrap_or(usize::MAX);
         let limits = Limits {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mailtree_protocols::journal::{Lsn, Record};
+use metrics::Histogram;
 use tokio::sync::oneshot;
 
 use super::crash::{Point, reached};
@@ -18,8 +19,8 @@ const BATCH: usize = 1024;
 /// Told when a batch is durable, or was not made so.
 type Done = Box<dyn FnOnce(Result<Lsn, Error>) + Send>;
 
-/// Told which generation of which journal has been begun, before anything in it is acknowledged.
-type Rolled = Box<dyn Fn([u8; 16], u64) -> std::io::Result<()> + Send>;
+/// Told which generation of the journal has been begun, before anything in it is acknowledged; 0: it is to be emptied.
+type Rolled = Box<dyn Fn(u64) -> std::io::Result<()> + Send>;
 
 /// The way to the journal.
 pub(super) struct Writer {
@@ -51,7 +52,8 @@ enum Letter {
 }
 
 impl Writer {
-    /// Starts the thread. `crowded` is told that a checkpoint is due, `failed` why no more is written.
+    /// Starts the thread. `crowded` is told that a checkpoint is due, `troubled` that what lives in the journal
+    /// should go into files, `failed` that no more is written.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -59,13 +61,27 @@ impl Writer {
         log: Log<FileDisk>,
         rolled: Rolled,
         crowded: Box<dyn Fn() + Send>,
+        troubled: Box<dyn Fn() + Send>,
         failed: Arc<dyn Fn(String) + Send + Sync>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.handled.store(log.last().0, Ordering::Release);
+        let counted = Counted {
+            records: metrics::histogram!("mailtree_journal_batch_records"),
+            seconds: metrics::histogram!("mailtree_journal_batch_seconds"),
+        };
         let max_record = log.max_batch();
-        let thread =
-            Thread { log: Some(log), shared: Arc::clone(&shared), rolled, generation: 0, crowded, failed };
+        let thread = Thread {
+            log: Some(log),
+            shared: Arc::clone(&shared),
+            rolled,
+            generation: 0,
+            used: 0,
+            crowded,
+            troubled,
+            failed,
+            counted,
+        };
         std::thread::Builder::new().name("journal".into()).spawn(move || thread.run())?;
         Ok(Self { shared, max_record })
     }
@@ -165,9 +181,20 @@ struct Thread {
     log: Option<Log<FileDisk>>,
     shared: Arc<Shared>,
     rolled: Rolled,
+    /// The generation that was noted last.
     generation: u64,
+    /// Segments in use when it was last looked.
+    used: usize,
     crowded: Box<dyn Fn() + Send>,
+    troubled: Box<dyn Fn() + Send>,
     failed: Arc<dyn Fn(String) + Send + Sync>,
+    counted: Counted,
+}
+
+/// What is counted of batches.
+struct Counted {
+    records: Histogram,
+    seconds: Histogram,
 }
 
 /// Whatever ends the thread, nobody waits for it for ever.
@@ -201,7 +228,7 @@ impl Thread {
             for letter in letters {
                 match letter {
                     Letter::Append { records, done } => {
-                        let size: usize = records.iter().map(Record::size).sum();
+                        let size: usize = records.iter().map(Record::encoded_len).sum();
                         let limit = self.log.as_ref().map_or(0, Log::max_batch);
                         if batch.records.len() + records.len() > BATCH || batch.size + size > limit {
                             self.commit(std::mem::take(&mut batch));
@@ -224,9 +251,12 @@ impl Thread {
                 }
             }
             self.commit(batch);
-            if self.log.as_ref().is_some_and(Log::is_half_full) {
+            // Once for each segment that is begun: what cannot be freed is not asked for again and again.
+            let used = self.log.as_ref().map_or(0, Log::used_segments);
+            if used > self.used && self.log.as_ref().is_some_and(|log| used > log.free_segments()) {
                 (self.crowded)();
             }
+            self.used = used;
             if self.log.as_ref().is_some_and(Log::is_dead) {
                 (self.failed)("the journal cannot be written".to_owned());
                 return;
@@ -242,7 +272,7 @@ impl Thread {
         }
         let started = Instant::now();
         let result = self.write(&records, !done.is_empty());
-        metrics::histogram!("mailtree_journal_batch_records").record(records.len() as f64);
+        self.counted.records.record(records.len() as f64);
         if done.is_empty() && result.is_err() {
             // Notes that are missing only mean that something is done twice after a crash.
             metrics::counter!("mailtree_journal_lost_records_total").increment(records.len() as u64);
@@ -253,56 +283,72 @@ impl Thread {
         if let Ok(lsn) = result {
             self.shared.handled.store(lsn.0, Ordering::Release);
         }
-        metrics::histogram!("mailtree_journal_batch_seconds").record(started.elapsed());
+        self.counted.seconds.record(started.elapsed());
     }
 
+    /// An error is final: what was refused is void, durably, before anybody hears of it.
     fn write(&mut self, records: &[Record], durably: bool) -> Result<Lsn, Error> {
         let Some(log) = &mut self.log else { return Err(Error::Gone) };
-        let accepts = records.iter().any(|record| matches!(record, Record::Accept(_)));
-        if accepts && log.is_nearly_full() {
-            // The rest of the room is for checkpoints, which free some.
-            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
-        }
-        let lsn = log.append(records)?;
-        reached(Point::JournalWritten);
-        if durably {
-            if log.generation() != self.generation {
-                (self.rolled)(log.journal(), log.generation())?;
-                self.generation = log.generation();
+        let lsn = match log.append(records) {
+            Ok(lsn) => lsn,
+            Err(error) => {
+                self.recover();
+                return Err(error.into());
             }
-            log.sync().map_err(|error| Error::Sync(Arc::new(error)))?;
-            reached(Point::JournalSynced);
+        };
+        reached(Point::JournalWritten);
+        if !durably {
+            return Ok(lsn);
+        }
+        if let Err(error) = log.sync() {
+            self.recover();
+            return Err(Error::Sync(Arc::new(error)));
+        }
+        reached(Point::JournalSynced);
+        let generation = log.generation();
+        if generation != self.generation {
+            match (self.rolled)(generation) {
+                Ok(()) => self.generation = generation,
+                // Only a missing journal would not be noticed.
+                Err(error) => {
+                    tracing::error!("alert: unable to note the newest generation of the journal: {error}");
+                }
+            }
         }
         Ok(lsn)
+    }
+
+    /// After a failure: what was refused becomes void, and all that lives in the journal goes into files.
+    fn recover(&mut self) {
+        let Some(log) = self.log.as_mut().filter(|log| log.failed()) else { return };
+        tracing::error!("alert: the journal's disk has failed; another segment is begun");
+        if let Err(error) = log.recover() {
+            tracing::error!("alert: unable to begin another segment of the journal: {error}");
+        }
+        (self.troubled)();
     }
 
     /// An empty journal may be missing: that is said before it is.
     fn close(&mut self) -> std::io::Result<()> {
         let Some(log) = self.log.take() else { return Err(std::io::ErrorKind::NotFound.into()) };
-        (self.rolled)(log.journal(), 0)?;
+        (self.rolled)(0)?;
         log.close()
     }
 
     fn checkpoint(&mut self, needed: Lsn, durable: Lsn) -> bool {
         let Some(log) = &mut self.log else { return false };
-        let written = log.checkpoint(needed, durable).and_then(|()| {
-            reached(Point::CheckpointWritten);
-            log.release(needed)
-        });
-        match written {
-            Ok(()) => {
-                // Its own record is a batch as well.
-                let covered = if log.last() == durable { durable } else { Lsn(durable.0 - 1) };
-                self.shared.checkpointed.store(covered.0, Ordering::Release);
-                self.shared.handled.store(log.last().0, Ordering::Release);
-                metrics::gauge!("mailtree_journal_segments").set(log.used_segments() as f64);
-                true
-            }
-            Err(error) => {
-                tracing::error!("alert: unable to write a checkpoint of the journal: {error}");
-                false
-            }
+        if let Err(error) = log.checkpoint(needed, durable) {
+            tracing::error!("alert: unable to write a checkpoint of the journal: {error}");
+            self.recover();
+            return false;
         }
+        reached(Point::CheckpointWritten);
+        // Its own record is a batch as well.
+        let covered = if log.last() == durable { durable } else { Lsn(durable.0 - 1) };
+        self.shared.checkpointed.store(covered.0, Ordering::Release);
+        self.shared.handled.store(log.last().0, Ordering::Release);
+        metrics::gauge!("mailtree_journal_segments").set(log.used_segments() as f64);
+        true
     }
 }
 

@@ -330,6 +330,12 @@ async fn talks(
     stopping: &mut tokio::sync::watch::Receiver<bool>,
 ) -> Result<bool, Left> {
     let mut byte = [0; 1];
+    let over = async {
+        // Not even the shortest timer: its tick is a millisecond.
+        if seconds > 0 {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    };
     tokio::select! {
         biased;
         peeked = stream.peek(&mut byte) => match peeked? {
@@ -337,7 +343,7 @@ async fn talks(
             _ => Ok(true),
         },
         _ = stopping.wait_for(|stopping| *stopping) => Ok(false),
-        () = tokio::time::sleep(Duration::from_secs(seconds)) => Ok(false),
+        () = over => Ok(false),
     }
 }
 

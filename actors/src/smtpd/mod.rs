@@ -17,7 +17,7 @@ mod sender;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mailtree_config::control::{self, Control};
@@ -119,15 +119,8 @@ impl Smtpd {
 /// The actor of a session.
 pub struct SmtpdSession;
 
-/// Its state.
-pub enum State {
-    /// The client has not come to the greeting.
-    Entering(Arc<Smtpd>, Box<Connection>),
-    /// The dialogue is under way.
-    Talking(Box<Talk>),
-    /// All was said.
-    Over,
-}
+/// Its state: none when the session has begun.
+pub type State = Option<(Arc<Smtpd>, Box<Connection>)>;
 
 /// A dialogue.
 pub struct Talk {
@@ -150,8 +143,8 @@ pub struct Talk {
     mess: Mess,
 }
 
-/// One turn: what has come is answered, or more is awaited.
-pub struct Turn;
+/// Its only message: begin.
+pub struct Begin;
 
 /// Whether the dialogue goes on.
 enum Dialogue {
@@ -160,60 +153,46 @@ enum Dialogue {
 }
 
 impl Actor for SmtpdSession {
-    type Msg = Turn;
+    type Msg = Begin;
     type State = State;
     type Arguments = (Arc<Smtpd>, Connection);
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Turn>,
+        myself: ActorRef<Begin>,
         (smtpd, connection): Self::Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        myself.cast(Turn)?;
-        Ok(State::Entering(smtpd, Box::new(connection)))
+        myself.cast(Begin)?;
+        Ok(Some((smtpd, Box::new(connection))))
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Turn>,
-        _: Turn,
+        myself: ActorRef<Begin>,
+        _: Begin,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match state {
-            State::Entering(..) => {
-                let State::Entering(smtpd, connection) = std::mem::replace(state, State::Over) else {
-                    return Ok(());
-                };
-                match enter(smtpd, connection).await {
-                    Some(talk) => {
-                        *state = State::Talking(talk);
-                        myself.cast(Turn)?;
-                    }
-                    None => myself.stop(None),
-                }
-            }
-            State::Talking(talk) => match talk.turn().await {
-                Ok(Dialogue::GoesOn) => myself.cast(Turn)?,
-                Ok(Dialogue::Ends) => {
-                    talk.connection.end.exit(0);
-                    myself.stop(None);
-                }
-                // The client is gone; nobody is there to be told.
-                Err(_) => {
-                    talk.connection.end.exit(1);
-                    myself.stop(None);
-                }
-            },
-            State::Over => (),
+        if let Some((smtpd, connection)) = state.take() {
+            // In a box: what the actor itself is moves with every message.
+            Box::pin(session(smtpd, connection)).await;
         }
+        myself.stop(None);
         Ok(())
     }
+}
 
-    async fn post_stop(&self, _: ActorRef<Turn>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        // The permits and the socket must not wait in the parent's mailbox.
-        *state = State::Over;
-        Ok(())
-    }
+/// A session from its beginning to its end.
+async fn session(smtpd: Arc<Smtpd>, connection: Box<Connection>) {
+    let Some(mut talk) = enter(smtpd, connection).await else { return };
+    let code = loop {
+        match talk.turn().await {
+            Ok(Dialogue::GoesOn) => (),
+            Ok(Dialogue::Ends) => break 0,
+            // The client is gone; nobody is there to be told.
+            Err(_) => break 1,
+        }
+    };
+    talk.connection.end.exit(code);
 }
 
 /// Leads a client to the greeting; nothing if it does not come so far.
@@ -374,16 +353,15 @@ impl Talk {
 
 /// Counts replies by the first digit of their last lines.
 fn count_replies(out: &[u8]) {
+    static REPLIES: OnceLock<[metrics::Counter; 4]> = OnceLock::new();
+    let replies = REPLIES.get_or_init(|| {
+        ["2", "3", "4", "5"].map(|class| metrics::counter!("mailtree_smtpd_replies_total", "class" => class))
+    });
     for line in out.split(|byte| *byte == b'\n') {
         if line.get(3) != Some(&b' ') {
             continue;
         }
-        let class = match line[0] {
-            b'2' => "2",
-            b'3' => "3",
-            b'4' => "4",
-            _ => "5",
-        };
-        metrics::counter!("mailtree_smtpd_replies_total", "class" => class).increment(1);
+        let class = usize::from(line[0].clamp(b'2', b'5') - b'2');
+        replies[class].increment(1);
     }
 }

@@ -1,167 +1,199 @@
-//! Batches: records that were written together. Magic, length, generation, number, what was durable, count, key and checksum;
-//! then the records; then zeros up to the end of the page.
+//! Batches: records that are written and made durable as one.
 
-use super::{BadRecord, Crc, Key, Lsn, Record, pages};
+use super::record::Raw;
+use super::{Fields, Key, Lsn, PAGE, Record};
 
-/// Bytes before the records.
-pub const HEADER: usize = 56;
+/// Bytes before the payload.
+pub const HEADER: usize = 48;
 
-const MAGIC: [u8; 4] = *b"mtb1";
+/// Longest payload, in bytes.
+pub const MAX_PAYLOAD: usize = 1 << 30;
 
-/// A batch that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch<'a> {
+const MAGIC: u32 = u32::from_le_bytes(*b"mtb\x01");
+
+/// What is covered by the header's checksum: all before it.
+const COVERED: usize = HEADER - 4;
+
+/// Where a batch stands, and what was durable when it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Generation of its segment.
+    pub generation: u64,
     /// Its number.
     pub lsn: Lsn,
-    /// All batches up to this one were durable when it was written.
+    /// Highest LSN at or below which all was durable, or void.
     pub synced: Lsn,
-    /// How long it is with its header and what is behind it, in bytes: whole pages.
-    pub length: usize,
-    count: u32,
-    records: &'a [u8],
 }
 
-/// What a batch belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The key of the segment's generation.
-    pub key: Key,
-    /// That generation.
-    pub generation: u64,
+/// More records than a batch can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {MAX_PAYLOAD} bytes in one batch")]
+pub struct TooLarge;
+
+/// A batch in the making; its buffer is used again.
+#[derive(Debug, Default)]
+pub struct Builder {
+    buffer: Vec<u8>,
+    records: u32,
+    /// Where the payload ends.
+    end: usize,
 }
 
-/// Appends a batch to `out`, whose length is a whole number of pages.
-pub fn write(place: &Place, lsn: Lsn, synced: Lsn, records: &[Record], out: &mut Vec<u8>) {
-    let begin = out.len();
-    out.resize(begin + HEADER, 0);
-    for record in records {
-        record.write(out);
+impl Builder {
+    /// Forgets what it holds.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(HEADER, 0);
+        self.records = 0;
+        self.end = HEADER;
     }
-    let length = out.len() - begin - HEADER;
-    let mut header = Vec::with_capacity(HEADER);
-    header.extend(MAGIC);
-    header.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-    header.extend(place.generation.to_le_bytes());
-    header.extend(lsn.0.to_le_bytes());
-    header.extend(synced.0.to_le_bytes());
-    header.extend(u32::try_from(records.len()).unwrap_or(u32::MAX).to_le_bytes());
-    header.extend(place.key);
-    let crc = checksum(place, &header, &out[begin + HEADER..]);
-    header.extend(crc.to_le_bytes());
-    out[begin..begin + HEADER].copy_from_slice(&header);
-    out.resize(begin + pages(HEADER + length), 0);
+
+    /// Appends `record`.
+    ///
+    /// # Errors
+    /// [`TooLarge`]: it was not appended.
+    pub fn push(&mut self, record: &Record) -> Result<(), TooLarge> {
+        if self.end < HEADER {
+            self.clear();
+        }
+        let len = record.encoded_len();
+        if len > MAX_PAYLOAD - (self.end - HEADER) {
+            return Err(TooLarge);
+        }
+        self.buffer.truncate(self.end);
+        self.buffer.reserve(len + PAGE);
+        record.encode(&mut self.buffer);
+        self.records += 1;
+        self.end = self.buffer.len();
+        Ok(())
+    }
+
+    /// Whether it holds no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// How many bytes it takes in a segment: whole pages.
+    #[must_use]
+    pub fn padded_len(&self) -> usize {
+        padded(self.end.max(HEADER))
+    }
+
+    /// The bytes to be written at the beginning of a page.
+    pub fn finish(&mut self, key: &Key, header: &Header) -> &[u8] {
+        if self.end < HEADER {
+            self.clear();
+        }
+        self.buffer.truncate(self.end);
+        let payload = &self.buffer[HEADER..];
+        // Fits: see MAX_PAYLOAD.
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let payload_crc = crc32c::crc32c_append(payload_seed(key), payload);
+        let mut head = [0; HEADER];
+        head[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        head[4..8].copy_from_slice(&len.to_le_bytes());
+        head[8..16].copy_from_slice(&header.generation.to_le_bytes());
+        head[16..24].copy_from_slice(&header.lsn.0.to_le_bytes());
+        head[24..32].copy_from_slice(&header.synced.0.to_le_bytes());
+        head[32..36].copy_from_slice(&self.records.to_le_bytes());
+        head[36..40].copy_from_slice(&payload_crc.to_le_bytes());
+        let crc = crc32c::crc32c_append(header_seed(key), &head[..COVERED]);
+        head[COVERED..].copy_from_slice(&crc.to_le_bytes());
+        self.buffer[..HEADER].copy_from_slice(&head);
+        self.buffer.resize(padded(self.end), 0);
+        &self.buffer
+    }
 }
 
-/// How long a batch of records of `size` bytes in all is.
+/// A batch as it was found, whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Where it stands.
+    pub header: Header,
+    records: u32,
+    payload: &'a [u8],
+}
+
+/// A batch that is whole and yet holds what is no record: a newer program's, or a fault of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("batch {lsn} holds what is no record")]
+pub struct Malformed {
+    /// Its number.
+    pub lsn: Lsn,
+}
+
+/// The batch at the beginning of `bytes`, if it is one of this generation and whole.
 #[must_use]
-pub fn length(size: usize) -> usize {
-    pages(HEADER + size)
-}
-
-fn checksum(place: &Place, header: &[u8], records: &[u8]) -> u32 {
-    let mut crc = Crc::default();
-    crc.add(&place.key);
-    crc.add(header);
-    crc.add(records);
-    crc.value()
-}
-
-/// The batch at the beginning of `bytes`, if there is a whole one of this generation.
-#[must_use]
-pub fn read<'a>(place: &Place, bytes: &'a [u8]) -> Option<Batch<'a>> {
-    let header = bytes.get(..HEADER)?;
-    if header[..4] != MAGIC {
+pub fn decode<'a>(key: &Key, generation: u64, bytes: &'a [u8]) -> Option<Batch<'a>> {
+    let (head, rest) = bytes.split_at_checked(HEADER)?;
+    let mut fields = Fields(head);
+    if fields.u32()? != MAGIC {
         return None;
     }
-    let number = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes);
-    let short = |at: usize| header[at..at + 4].try_into().map(u32::from_le_bytes);
-    let length = usize::try_from(short(4).ok()?).ok()?;
-    let records = bytes.get(HEADER..HEADER.checked_add(length)?)?;
-    let (generation, lsn, synced) = (number(8).ok()?, Lsn(number(16).ok()?), Lsn(number(24).ok()?));
-    let (count, crc) = (short(32).ok()?, short(52).ok()?);
-    let ours = generation == place.generation && header[36..52] == place.key;
-    if !ours || checksum(place, &header[..52], records) != crc {
+    let len = usize::try_from(fields.u32()?).ok()?;
+    let header = Header { generation: fields.u64()?, lsn: Lsn(fields.u64()?), synced: Lsn(fields.u64()?) };
+    let records = fields.u32()?;
+    let payload_crc = fields.u32()?;
+    fields.take(COVERED - 40)?;
+    // The payload is looked at only for a header that is ours: nobody makes a start read it over and over.
+    if header.generation != generation
+        || fields.u32()? != crc32c::crc32c_append(header_seed(key), &head[..COVERED])
+    {
         return None;
     }
-    Some(Batch { lsn, synced, length: self::length(length), count, records })
+    let payload = rest.get(..len)?;
+    let whole = crc32c::crc32c_append(payload_seed(key), payload) == payload_crc;
+    whole.then_some(Batch { header, records, payload })
 }
 
 impl Batch<'_> {
-    /// What it says.
+    /// How many bytes it takes in a segment: whole pages.
+    #[must_use]
+    pub fn padded_len(&self) -> usize {
+        padded(HEADER + self.payload.len())
+    }
+
+    /// What it holds.
     ///
     /// # Errors
-    /// [`BadRecord`], of a batch that was written so.
-    pub fn records(&self) -> Result<Vec<Record>, BadRecord> {
-        let (mut records, mut rest) = (Vec::new(), self.records);
-        for _ in 0..self.count {
-            let (record, behind) = Record::read(rest)?;
-            records.push(record);
-            rest = behind;
+    /// [`Malformed`].
+    pub fn records(&self) -> Result<Vec<Record>, Malformed> {
+        let malformed = Malformed { lsn: self.header.lsn };
+        let mut payload = Fields(self.payload);
+        let mut records = Vec::new();
+        for _ in 0..self.records {
+            let record = Raw::next(&mut payload).and_then(Record::decode);
+            records.push(record.ok_or(malformed)?);
         }
-        Ok(records)
+        if payload.0.is_empty() { Ok(records) } else { Err(malformed) }
+    }
+
+    /// The last checkpoint in it: `needed` and `durable`. Nothing else is decoded.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<(Lsn, Lsn)> {
+        let mut payload = Fields(self.payload);
+        let mut last = None;
+        while let Some(raw) = Raw::next(&mut payload) {
+            if raw.is_checkpoint()
+                && let Some(Record::Checkpoint { needed, durable }) = Record::decode(raw)
+            {
+                last = Some((needed, durable));
+            }
+        }
+        last
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+fn header_seed(key: &Key) -> u32 {
+    crc32c::crc32c(&key.0[..8])
+}
 
-    use super::super::record::tests::record;
-    use super::super::{Accept, PAGE, Serial};
-    use super::*;
-    use crate::queue::MessageId;
+fn payload_seed(key: &Key) -> u32 {
+    crc32c::crc32c(&key.0[8..])
+}
 
-    const PLACE: Place = Place { key: [7; 16], generation: 3 };
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_and_nothing_that_was_changed(
-            records in prop::collection::vec(record(), 0..5),
-            at: prop::sample::Index,
-            flip in 1..=255_u8,
-        ) {
-            let mut bytes = Vec::new();
-            write(&PLACE, Lsn(9), Lsn(8), &records, &mut bytes);
-            prop_assert_eq!(bytes.len() % PAGE, 0);
-            let size: usize = records.iter().map(Record::size).sum();
-            prop_assert_eq!(bytes.len(), length(size));
-            let batch = read(&PLACE, &bytes).unwrap();
-            prop_assert_eq!((batch.lsn, batch.synced, batch.length), (Lsn(9), Lsn(8), bytes.len()));
-            prop_assert_eq!(batch.records(), Ok(records));
-            prop_assert_eq!(read(&Place { generation: 4, ..PLACE }, &bytes), None);
-            prop_assert_eq!(read(&Place { key: [8; 16], ..PLACE }, &bytes), None);
-            let at = at.index(HEADER + size);
-            prop_assert_eq!(read(&PLACE, &bytes[..at]), None);
-            bytes[at] ^= flip;
-            prop_assert_eq!(read(&PLACE, &bytes), None, "byte {} changed", at);
-        }
-    }
-
-    #[test]
-    fn a_batch_in_the_body_of_a_message_is_none() {
-        // Whoever writes it does not know the key.
-        let mut forged = Vec::new();
-        let guess = Place { key: [0; 16], generation: 3 };
-        write(&guess, Lsn(10), Lsn(9), &[Record::Ended { serial: Serial(1) }], &mut forged);
-        let mut body = vec![0; PAGE];
-        body.extend(forged);
-        let accept = Accept {
-            serial: Serial(1),
-            id: MessageId(2),
-            pool: 0,
-            birth: 0,
-            uid: 0,
-            qp: 0,
-            sender: Vec::new(),
-            recipients: Vec::new(),
-            properties: Vec::new(),
-            body: body.into(),
-        };
-        let mut bytes = Vec::new();
-        write(&PLACE, Lsn(9), Lsn(8), &[Record::Accept(accept)], &mut bytes);
-        assert!(bytes.windows(4).filter(|window| *window == MAGIC).count() == 2);
-        for at in (1..bytes.len()).filter(|at| bytes[*at..].starts_with(&MAGIC)) {
-            assert_eq!(read(&PLACE, &bytes[at..]), None);
-        }
-    }
+/// `len` in whole pages.
+pub(super) const fn padded(len: usize) -> usize {
+    len.next_multiple_of(PAGE)
 }

@@ -1,392 +1,330 @@
-//! What a journal says: records, each a letter, a length and fields. Numbers are little-endian.
+//! Records: what happened to messages.
 
 use std::sync::Arc;
 
-use super::{Lsn, Serial};
+use super::{Fields, Lsn, Serial};
 use crate::queue::MessageId;
-
-/// Letter and length.
-const HEAD: usize = 5;
-
-/// One thing that has happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// A message was accepted.
-    Accept(Accept),
-    /// A recipient is done.
-    Done {
-        /// The message.
-        serial: Serial,
-        /// Which of [`Accept::recipients`], from 0.
-        recipient: u32,
-        /// How.
-        outcome: Outcome,
-    },
-    /// The bounce of a message is in the queue, under the number `qp`.
-    Bounced {
-        /// The message that bounced.
-        serial: Serial,
-        /// The number of the bounce's queueing.
-        qp: u64,
-    },
-    /// A message lies in qmail's files, durably: the journal does not count for it any more.
-    Written {
-        /// The message.
-        serial: Serial,
-    },
-    /// A message is over.
-    Ended {
-        /// The message.
-        serial: Serial,
-    },
-    /// A replay needs the batches from `needed` on. Every file that a `Done` below `durable` names is durable.
-    Checkpoint {
-        /// The oldest batch that is still needed.
-        needed: Lsn,
-        /// The first batch whose files may not be durable.
-        durable: Lsn,
-    },
-    /// The sync of these batches failed, and whoever had a message accepted in them was told so: such a message was never
-    /// accepted. What else they say is true all the same.
-    Void {
-        /// The first one.
-        first: Lsn,
-        /// The last one.
-        last: Lsn,
-    },
-}
 
 /// A message that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accept {
     /// Its number in the journal.
     pub serial: Serial,
-    /// Its number in the queue: the inode of a file.
+    /// Its number in the queue.
     pub id: MessageId,
-    /// The number of that file among the spare ones.
+    /// Number of the pool file whose inode is the id.
     pub pool: u64,
-    /// When it was accepted, in microseconds since 1970.
+    /// When it was accepted, in microseconds since the epoch.
     pub birth: u64,
-    /// User id of who queued it.
+    /// User id of the process that queued it.
     pub uid: u32,
-    /// The number of its queueing.
+    /// Number of that process.
     pub qp: u64,
-    /// Reverse-path.
+    /// Reverse-path without angle brackets; empty for a bounce.
     pub sender: Vec<u8>,
-    /// Forward-paths.
+    /// Forward-paths without angle brackets.
     pub recipients: Vec<Vec<u8>>,
-    /// More about it, by name; a reader keeps what it does not know.
+    /// Whatever else later work needs to know: names and values.
     pub properties: Vec<(Vec<u8>, Vec<u8>)>,
     /// The message.
     pub body: Arc<[u8]>,
 }
 
-/// How a recipient is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Delivered, to these files if it was to files whose safety is the journal's concern.
-    Delivered {
-        /// Copies in Maildirs.
-        maildirs: Vec<MaildirFile>,
-    },
-    /// Failed.
-    Failed {
-        /// For the bounce.
-        paragraph: Vec<u8>,
-    },
-}
-
-/// A copy of a message in a Maildir.
+/// A file that a delivery left in a Maildir.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaildirFile {
-    /// The Maildir, absolute.
+    /// Absolute path of the Maildir.
     pub dir: Vec<u8>,
-    /// The file's name in `new`.
+    /// Its name in `new/`.
     pub name: Vec<u8>,
-    /// Its size, in bytes.
+    /// Its length in bytes.
     pub size: u64,
     /// CRC-32C of its content.
     pub crc: u32,
 }
 
-/// Bytes that are no record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a record: {0}")]
-pub struct BadRecord(&'static str);
+/// What became of a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was delivered.
+    Delivered {
+        /// The files that this left in Maildirs, perhaps not yet durable.
+        maildirs: Vec<MaildirFile>,
+    },
+    /// It failed for good.
+    Failed {
+        /// What the bounce says about it.
+        paragraph: Vec<u8>,
+    },
+}
+
+/// What the journal knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A message was accepted.
+    Accept(Accept),
+    /// A recipient needs no more delivery.
+    Done {
+        /// Whose.
+        serial: Serial,
+        /// Its place in [`Accept::recipients`].
+        recipient: u32,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The bounce of a message is queued.
+    Bounced {
+        /// Whose.
+        serial: Serial,
+        /// `qp` of the bounce.
+        qp: u64,
+    },
+    /// A message lies in qmail's files, durably, and the journal need not know it any more.
+    Written {
+        /// Which.
+        serial: Serial,
+    },
+    /// Nothing is left to do for a message.
+    Ended {
+        /// Which.
+        serial: Serial,
+    },
+    /// Up to here all is in order.
+    Checkpoint {
+        /// Replay needs the batches from this one on.
+        needed: Lsn,
+        /// Every Maildir file that a [`Record::Done`] below this one names is durable.
+        durable: Lsn,
+    },
+    /// Batches that count for nothing: their sync failed, or they were missing at a start.
+    Void {
+        /// The first of them.
+        first: Lsn,
+        /// The last of them.
+        last: Lsn,
+    },
+}
+
+const ACCEPT: u8 = b'A';
+const DONE: u8 = b'D';
+const BOUNCED: u8 = b'B';
+const WRITTEN: u8 = b'W';
+const ENDED: u8 = b'E';
+const CHECKPOINT: u8 = b'C';
+const VOID: u8 = b'V';
+
+const DELIVERED: u8 = b'K';
+const FAILED: u8 = b'D';
+
+/// Length and kind.
+const PREFIX: usize = 5;
 
 impl Record {
-    fn letter(&self) -> u8 {
-        match self {
-            Self::Accept(_) => b'A',
-            Self::Done { .. } => b'D',
-            Self::Bounced { .. } => b'B',
-            Self::Written { .. } => b'W',
-            Self::Ended { .. } => b'E',
-            Self::Checkpoint { .. } => b'C',
-            Self::Void { .. } => b'V',
-        }
-    }
-
     /// How many bytes it takes in a batch.
     #[must_use]
-    pub fn size(&self) -> usize {
-        let text = |bytes: &[u8]| 4 + bytes.len();
-        HEAD + match self {
-            Self::Accept(accept) => {
-                let recipients: usize = accept.recipients.iter().map(|one| text(one)).sum();
-                let properties = accept.properties.iter().map(|(name, value)| text(name) + text(value));
-                let fixed = 8 * 4 + 4 + 8;
-                fixed
-                    + text(&accept.sender)
-                    + 4
-                    + recipients
-                    + 4
-                    + properties.sum::<usize>()
-                    + text(&accept.body)
+    pub fn encoded_len(&self) -> usize {
+        PREFIX
+            + match self {
+                Self::Accept(accept) => accept.encoded_len(),
+                Self::Done { outcome, .. } => 8 + 4 + outcome.encoded_len(),
+                Self::Bounced { .. } | Self::Checkpoint { .. } | Self::Void { .. } => 16,
+                Self::Written { .. } | Self::Ended { .. } => 8,
             }
-            Self::Done { outcome: Outcome::Delivered { maildirs }, .. } => {
-                let files = maildirs.iter().map(|file| text(&file.dir) + text(&file.name) + 12);
-                8 + 4 + 1 + 4 + files.sum::<usize>()
-            }
-            Self::Done { outcome: Outcome::Failed { paragraph }, .. } => 8 + 4 + 1 + text(paragraph),
-            Self::Bounced { .. } | Self::Checkpoint { .. } | Self::Void { .. } => 16,
-            Self::Written { .. } | Self::Ended { .. } => 8,
-        }
     }
 
-    /// Appends its bytes.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(self.letter());
-        long(out, self.size() - HEAD);
+    /// Appends it. No byte string in it may be longer than `u32::MAX`.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&length(self.encoded_len() - PREFIX));
         match self {
-            Self::Accept(accept) => accept.write(out),
+            Self::Accept(accept) => {
+                out.push(ACCEPT);
+                accept.encode(out);
+            }
             Self::Done { serial, recipient, outcome } => {
-                out.extend(serial.0.to_le_bytes());
-                out.extend(recipient.to_le_bytes());
-                match outcome {
-                    Outcome::Delivered { maildirs } => {
-                        out.push(b'K');
-                        long(out, maildirs.len());
-                        for MaildirFile { dir, name, size, crc } in maildirs {
-                            text(out, dir);
-                            text(out, name);
-                            out.extend(size.to_le_bytes());
-                            out.extend(crc.to_le_bytes());
-                        }
-                    }
-                    Outcome::Failed { paragraph } => {
-                        out.push(b'D');
-                        text(out, paragraph);
-                    }
-                }
+                out.push(DONE);
+                out.extend_from_slice(&serial.0.to_le_bytes());
+                out.extend_from_slice(&recipient.to_le_bytes());
+                outcome.encode(out);
             }
-            Self::Bounced { serial: Serial(first), qp: second }
-            | Self::Checkpoint { needed: Lsn(first), durable: Lsn(second) }
-            | Self::Void { first: Lsn(first), last: Lsn(second) } => {
-                out.extend(first.to_le_bytes());
-                out.extend(second.to_le_bytes());
+            Self::Bounced { serial, qp } => pair(out, BOUNCED, serial.0, *qp),
+            Self::Written { serial } => {
+                out.push(WRITTEN);
+                out.extend_from_slice(&serial.0.to_le_bytes());
             }
-            Self::Written { serial } | Self::Ended { serial } => out.extend(serial.0.to_le_bytes()),
+            Self::Ended { serial } => {
+                out.push(ENDED);
+                out.extend_from_slice(&serial.0.to_le_bytes());
+            }
+            Self::Checkpoint { needed, durable } => pair(out, CHECKPOINT, needed.0, durable.0),
+            Self::Void { first, last } => pair(out, VOID, first.0, last.0),
         }
     }
 
-    /// The record at the beginning of `bytes`, and what is behind it.
-    ///
-    /// # Errors
-    /// [`BadRecord`].
-    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), BadRecord> {
-        let mut head = Fields(bytes);
-        let (letter, length) = (head.byte()?, head.length()?);
-        let fields = head.take(length)?;
-        let rest = head.0;
-        let mut fields = Fields(fields);
-        let record = match letter {
-            b'A' => Self::Accept(Accept::read(&mut fields)?),
-            b'D' => {
-                let (serial, recipient) = (Serial(fields.number()?), fields.short()?);
-                let outcome = match fields.byte()? {
-                    b'K' => {
-                        let count = fields.count()?;
-                        let maildirs = (0..count).map(|_| fields.file()).collect::<Result<_, _>>()?;
-                        Outcome::Delivered { maildirs }
-                    }
-                    b'D' => Outcome::Failed { paragraph: fields.text()? },
-                    _ => return Err(BadRecord("unknown outcome")),
-                };
-                Self::Done { serial, recipient, outcome }
-            }
-            b'B' => Self::Bounced { serial: Serial(fields.number()?), qp: fields.number()? },
-            b'W' => Self::Written { serial: Serial(fields.number()?) },
-            b'E' => Self::Ended { serial: Serial(fields.number()?) },
-            b'C' => Self::Checkpoint { needed: Lsn(fields.number()?), durable: Lsn(fields.number()?) },
-            b'V' => Self::Void { first: Lsn(fields.number()?), last: Lsn(fields.number()?) },
-            _ => return Err(BadRecord("unknown letter")),
+    /// Reads one whose length and kind are known; `None` unless `fields` are exactly its own.
+    pub(super) fn decode(raw: Raw<'_>) -> Option<Self> {
+        let mut fields = Fields(raw.fields);
+        let record = match raw.kind {
+            ACCEPT => Self::Accept(Accept::decode(&mut fields)?),
+            DONE => Self::Done {
+                serial: Serial(fields.u64()?),
+                recipient: fields.u32()?,
+                outcome: Outcome::decode(&mut fields)?,
+            },
+            BOUNCED => Self::Bounced { serial: Serial(fields.u64()?), qp: fields.u64()? },
+            WRITTEN => Self::Written { serial: Serial(fields.u64()?) },
+            ENDED => Self::Ended { serial: Serial(fields.u64()?) },
+            CHECKPOINT => Self::Checkpoint { needed: Lsn(fields.u64()?), durable: Lsn(fields.u64()?) },
+            VOID => Self::Void { first: Lsn(fields.u64()?), last: Lsn(fields.u64()?) },
+            _ => return None,
         };
-        if fields.0.is_empty() { Ok((record, rest)) } else { Err(BadRecord("bytes behind its fields")) }
+        fields.0.is_empty().then_some(record)
+    }
+
+    /// Reads one that is all of `bytes`.
+    #[cfg(test)]
+    pub(super) fn decode_any(bytes: &[u8]) -> Option<Self> {
+        let mut payload = Fields(bytes);
+        let record = Raw::next(&mut payload).and_then(Self::decode)?;
+        payload.0.is_empty().then_some(record)
+    }
+}
+
+/// A record that is not looked into.
+#[derive(Clone, Copy)]
+pub(super) struct Raw<'a> {
+    kind: u8,
+    fields: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    /// The next of a payload.
+    pub(super) fn next(payload: &mut Fields<'a>) -> Option<Self> {
+        let len = payload.u32()?;
+        let kind = payload.u8()?;
+        Some(Self { kind, fields: payload.take(usize::try_from(len).ok()?)? })
+    }
+
+    pub(super) fn is_checkpoint(&self) -> bool {
+        self.kind == CHECKPOINT
     }
 }
 
 impl Accept {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn encoded_len(&self) -> usize {
+        let recipients: usize = self.recipients.iter().map(|recipient| 4 + recipient.len()).sum();
+        let properties: usize =
+            self.properties.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
+        4 * 8 + 4 + 8 + 4 + self.sender.len() + 4 + recipients + 4 + properties + 4 + self.body.len()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
         for number in [self.serial.0, self.id.0, self.pool, self.birth] {
-            out.extend(number.to_le_bytes());
+            out.extend_from_slice(&number.to_le_bytes());
         }
-        out.extend(self.uid.to_le_bytes());
-        out.extend(self.qp.to_le_bytes());
-        text(out, &self.sender);
-        long(out, self.recipients.len());
+        out.extend_from_slice(&self.uid.to_le_bytes());
+        out.extend_from_slice(&self.qp.to_le_bytes());
+        bytes(out, &self.sender);
+        out.extend_from_slice(&length(self.recipients.len()));
         for recipient in &self.recipients {
-            text(out, recipient);
+            bytes(out, recipient);
         }
-        long(out, self.properties.len());
+        out.extend_from_slice(&length(self.properties.len()));
         for (name, value) in &self.properties {
-            text(out, name);
-            text(out, value);
+            bytes(out, name);
+            bytes(out, value);
         }
-        text(out, &self.body);
+        bytes(out, &self.body);
     }
 
-    fn read(fields: &mut Fields<'_>) -> Result<Self, BadRecord> {
-        let (serial, id) = (Serial(fields.number()?), MessageId(fields.number()?));
-        let (pool, birth) = (fields.number()?, fields.number()?);
-        let (uid, qp) = (fields.short()?, fields.number()?);
-        let sender = fields.text()?;
-        let count = fields.count()?;
-        let recipients = (0..count).map(|_| fields.text()).collect::<Result<_, _>>()?;
-        let count = fields.count()?;
-        let properties =
-            (0..count).map(|_| Ok((fields.text()?, fields.text()?))).collect::<Result<_, _>>()?;
-        let body = fields.slice()?.into();
-        Ok(Self { serial, id, pool, birth, uid, qp, sender, recipients, properties, body })
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            serial: Serial(fields.u64()?),
+            id: MessageId(fields.u64()?),
+            pool: fields.u64()?,
+            birth: fields.u64()?,
+            uid: fields.u32()?,
+            qp: fields.u64()?,
+            sender: fields.bytes()?.to_vec(),
+            recipients: list(fields, |fields| fields.bytes().map(<[u8]>::to_vec))?,
+            properties: list(fields, |fields| Some((fields.bytes()?.to_vec(), fields.bytes()?.to_vec())))?,
+            body: fields.bytes()?.into(),
+        })
     }
 }
 
-/// Lengths are below 4 GiB: a batch is smaller than a segment.
-fn long(out: &mut Vec<u8>, length: usize) {
-    out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+impl Outcome {
+    fn encoded_len(&self) -> usize {
+        1 + match self {
+            Self::Delivered { maildirs } => {
+                let files: usize = maildirs.iter().map(|f| 8 + f.dir.len() + f.name.len() + 12).sum();
+                4 + files
+            }
+            Self::Failed { paragraph } => 4 + paragraph.len(),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Delivered { maildirs } => {
+                out.push(DELIVERED);
+                out.extend_from_slice(&length(maildirs.len()));
+                for file in maildirs {
+                    bytes(out, &file.dir);
+                    bytes(out, &file.name);
+                    out.extend_from_slice(&file.size.to_le_bytes());
+                    out.extend_from_slice(&file.crc.to_le_bytes());
+                }
+            }
+            Self::Failed { paragraph } => {
+                out.push(FAILED);
+                bytes(out, paragraph);
+            }
+        }
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        match fields.u8()? {
+            DELIVERED => Some(Self::Delivered {
+                maildirs: list(fields, |fields| {
+                    Some(MaildirFile {
+                        dir: fields.bytes()?.to_vec(),
+                        name: fields.bytes()?.to_vec(),
+                        size: fields.u64()?,
+                        crc: fields.u32()?,
+                    })
+                })?,
+            }),
+            FAILED => Some(Self::Failed { paragraph: fields.bytes()?.to_vec() }),
+            _ => None,
+        }
+    }
 }
 
-fn text(out: &mut Vec<u8>, bytes: &[u8]) {
-    long(out, bytes.len());
+/// As many as the number before them says. Nothing is reserved for a number that is not believed yet.
+fn list<'a, T>(
+    fields: &mut Fields<'a>,
+    mut item: impl FnMut(&mut Fields<'a>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let count = fields.u32()?;
+    let mut items = Vec::new();
+    for _ in 0..count {
+        items.push(item(fields)?);
+    }
+    Some(items)
+}
+
+fn pair(out: &mut Vec<u8>, kind: u8, first: u64, second: u64) {
+    out.push(kind);
+    out.extend_from_slice(&first.to_le_bytes());
+    out.extend_from_slice(&second.to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&length(bytes.len()));
     out.extend_from_slice(bytes);
 }
 
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], BadRecord> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(BadRecord("too short"))?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadRecord> {
-        self.take(N)?.try_into().map_err(|_| BadRecord("too short"))
-    }
-
-    fn byte(&mut self) -> Result<u8, BadRecord> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn short(&mut self) -> Result<u32, BadRecord> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn number(&mut self) -> Result<u64, BadRecord> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn length(&mut self) -> Result<usize, BadRecord> {
-        usize::try_from(self.short()?).map_err(|_| BadRecord("too long"))
-    }
-
-    /// Of things that take a byte at least each: nothing is reserved for more than could follow.
-    fn count(&mut self) -> Result<usize, BadRecord> {
-        let count = self.length()?;
-        if count <= self.0.len() { Ok(count) } else { Err(BadRecord("more fields than bytes")) }
-    }
-
-    fn slice(&mut self) -> Result<&'a [u8], BadRecord> {
-        let length = self.length()?;
-        self.take(length)
-    }
-
-    fn text(&mut self) -> Result<Vec<u8>, BadRecord> {
-        self.slice().map(<[u8]>::to_vec)
-    }
-
-    fn file(&mut self) -> Result<MaildirFile, BadRecord> {
-        Ok(MaildirFile { dir: self.text()?, name: self.text()?, size: self.number()?, crc: self.short()? })
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(any::<u8>(), 0..most)
-    }
-
-    fn file() -> impl Strategy<Value = MaildirFile> {
-        (bytes(40), bytes(40), any::<u64>(), any::<u32>()).prop_map(|(dir, name, size, crc)| MaildirFile {
-            dir,
-            name,
-            size,
-            crc,
-        })
-    }
-
-    fn accept() -> impl Strategy<Value = Record> {
-        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
-        let lists =
-            (prop::collection::vec(bytes(30), 0..5), prop::collection::vec((bytes(9), bytes(9)), 0..3));
-        (numbers, bytes(30), lists, bytes(9000)).prop_map(
-            |((serial, id, pool, birth, uid, qp), sender, (recipients, properties), body)| {
-                let (serial, id, body) = (Serial(serial), MessageId(id), body.into());
-                let fields =
-                    Accept { serial, id, pool, birth, uid, qp, sender, recipients, properties, body };
-                Record::Accept(fields)
-            },
-        )
-    }
-
-    pub(in super::super) fn record() -> impl Strategy<Value = Record> {
-        let outcome = prop_oneof![
-            prop::collection::vec(file(), 0..3).prop_map(|maildirs| Outcome::Delivered { maildirs }),
-            bytes(50).prop_map(|paragraph| Outcome::Failed { paragraph }),
-        ];
-        let two = || (any::<u64>(), any::<u64>());
-        prop_oneof![
-            accept(),
-            (any::<u64>(), any::<u32>(), outcome).prop_map(|(serial, recipient, outcome)| {
-                Record::Done { serial: Serial(serial), recipient, outcome }
-            }),
-            two().prop_map(|(serial, qp)| Record::Bounced { serial: Serial(serial), qp }),
-            any::<u64>().prop_map(|serial| Record::Written { serial: Serial(serial) }),
-            any::<u64>().prop_map(|serial| Record::Ended { serial: Serial(serial) }),
-            two().prop_map(|(a, b)| Record::Checkpoint { needed: Lsn(a), durable: Lsn(b) }),
-            two().prop_map(|(a, b)| Record::Void { first: Lsn(a), last: Lsn(b) }),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read(record in record(), behind in bytes(9)) {
-            let mut written = Vec::new();
-            record.write(&mut written);
-            prop_assert_eq!(written.len(), record.size());
-            written.extend(&behind);
-            prop_assert_eq!(Record::read(&written), Ok((record.clone(), &behind[..])));
-            let short = &written[..record.size() - 1];
-            prop_assert!(Record::read(short).is_err());
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            drop(Record::read(&bytes));
-        }
-    }
+/// A batch is never so long that this does not fit ([`super::batch::MAX_PAYLOAD`]).
+fn length(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }

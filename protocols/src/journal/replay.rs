@@ -1,215 +1,291 @@
-//! What a journal says after a crash: which messages lived, and what had become of their recipients.
+//! What a restart makes of the records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 
-use super::{Accept, Lsn, MaildirFile, Outcome, Record, Serial};
+use super::{Accept, Lsn, MaildirFile, Outcome, Record, Serial, Span};
 
-/// A message that lived.
+/// A message that the journal still answers for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    /// As it was accepted.
+    /// The message.
     pub accept: Accept,
-    /// The batch that holds it.
+    /// The batch it was accepted in.
     pub lsn: Lsn,
-    /// What had become of each recipient.
+    /// What became of each of its recipients.
     pub recipients: Vec<Fate>,
-    /// Its bounce is queued.
-    pub bounced: bool,
-    /// It was over; somebody's copy may not have been durable.
+    /// `qp` of its bounce, if that is queued.
+    pub bounced: Option<u64>,
+    /// Nothing is left to do for it but to look after what is [`Fate::InDoubt`].
     pub ended: bool,
 }
 
-/// What had become of a recipient.
+/// What became of a recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// Nothing.
+    /// It is to be delivered.
     Open,
-    /// Done for good.
+    /// It was delivered, durably as far as the journal is concerned.
     Done,
-    /// Failed, with the paragraph for the bounce.
-    Failed(Vec<u8>),
-    /// Delivered to files that may not have been durable.
+    /// It was delivered, but nobody made the files durable.
     InDoubt {
         /// The files.
         maildirs: Vec<MaildirFile>,
-        /// The machine has not stopped since: what was written is there, and what is missing was removed.
+        /// The machine has not been started again since: a file that is missing was moved or deleted by its user.
         same_boot: bool,
     },
+    /// It failed for good; what the bounce says about it.
+    Failed(Vec<u8>),
 }
 
-struct Message {
-    replayed: Replayed,
-    /// Where each recipient was said to be done.
-    done: Vec<Lsn>,
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Messages in the order in which they were accepted.
+    pub messages: Vec<Replayed>,
+    /// Highest serial seen.
+    pub serial: Serial,
+    /// Highest LSN seen.
+    pub lsn: Lsn,
+    /// Batches that were durable and are not there, or cannot be understood.
+    pub damaged: Vec<Span>,
+    /// Batches that are not there and never had to be.
+    pub unsynced: Vec<Span>,
 }
 
-/// Takes records in the order of their batches.
-#[derive(Default)]
+/// The fold over all batches, in the order of their numbers.
+#[derive(Debug)]
 pub struct Replay {
-    messages: HashMap<Serial, Message>,
     durable: Lsn,
-    voids: Vec<(Lsn, Lsn)>,
+    messages: HashMap<Serial, Live>,
+    /// Messages accepted so far.
+    accepted: u64,
+    /// Batches that may still turn out to be void.
+    pending: VecDeque<Pending>,
+    missing: Vec<Span>,
+    malformed: Vec<Lsn>,
+    voids: Vec<Void>,
+    synced: Lsn,
+    last: Lsn,
     serial: Serial,
 }
 
+#[derive(Debug)]
+struct Live {
+    order: u64,
+    accept: Accept,
+    lsn: Lsn,
+    recipients: Vec<Fate>,
+    bounced: Option<u64>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    lsn: Lsn,
+    same_boot: bool,
+    records: Vec<Record>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Void {
+    at: Lsn,
+    span: Span,
+}
+
 impl Replay {
-    /// A record of batch `lsn`, that was written in this life of the machine or an earlier one.
-    pub fn apply(&mut self, lsn: Lsn, same_boot: bool, record: Record) {
-        match record {
-            Record::Accept(accept) => {
+    /// From what the last checkpoint says; without one all is needed ([`Lsn`] 1) and nothing durable.
+    #[must_use]
+    pub fn new(needed: Lsn, durable: Lsn) -> Self {
+        let needed = needed.max(Lsn(1));
+        Self {
+            durable,
+            messages: HashMap::new(),
+            accepted: 0,
+            pending: VecDeque::new(),
+            missing: Vec::new(),
+            malformed: Vec::new(),
+            voids: Vec::new(),
+            synced: Lsn(0),
+            last: needed.previous(),
+            serial: Serial(0),
+        }
+    }
+
+    /// The next batch; `synced` is from its header. One whose number is not above all before it is ignored.
+    ///
+    /// It is applied only once a later batch says that it was durable, or at the end: until then it may turn out to be void.
+    pub fn batch(&mut self, lsn: Lsn, synced: Lsn, same_boot: bool, records: Vec<Record>) {
+        for record in &records {
+            if let Record::Accept(accept) = record {
                 self.serial = self.serial.max(accept.serial);
-                let recipients = vec![Fate::Open; accept.recipients.len()];
-                let done = vec![lsn; recipients.len()];
-                let serial = accept.serial;
-                let replayed = Replayed { accept, lsn, recipients, bounced: false, ended: false };
-                self.messages.insert(serial, Message { replayed, done });
             }
-            Record::Done { serial, recipient, outcome } => {
-                let nth = usize::try_from(recipient).unwrap_or(usize::MAX);
-                if let Some(message) = self.messages.get_mut(&serial)
-                    && let Some(fate) = message.replayed.recipients.get_mut(nth)
-                {
-                    *fate = match outcome {
-                        Outcome::Delivered { maildirs } if maildirs.is_empty() => Fate::Done,
-                        Outcome::Delivered { maildirs } => Fate::InDoubt { maildirs, same_boot },
-                        Outcome::Failed { paragraph } => Fate::Failed(paragraph),
+        }
+        if !self.follows(lsn) {
+            return;
+        }
+        self.synced = self.synced.max(synced);
+        for record in &records {
+            if let Record::Void { first, last } = *record {
+                let span = Span { first, last };
+                self.voids.push(Void { at: lsn, span });
+                self.pending.retain(|batch| !span.contains(batch.lsn));
+            }
+        }
+        while let Some(batch) = self.pending.pop_front_if(|batch| batch.lsn <= self.synced) {
+            self.apply(batch);
+        }
+        self.pending.push_back(Pending { lsn, same_boot, records });
+    }
+
+    /// The next batch is whole and yet cannot be understood.
+    pub fn malformed(&mut self, lsn: Lsn) {
+        if self.follows(lsn) {
+            self.malformed.push(lsn);
+            self.missing.push(Span { first: lsn, last: lsn });
+        }
+    }
+
+    /// A segment begins: the highest serial before it is `serial`, and the next batch should be `first`.
+    pub fn segment(&mut self, first: Lsn, serial: Serial) {
+        self.serial = self.serial.max(serial);
+        if first > self.last.next() {
+            self.missing.push(Span { first: self.last.next(), last: first.previous() });
+            self.last = first.previous();
+        }
+    }
+
+    /// What came out.
+    #[must_use]
+    pub fn finish(mut self) -> Finished {
+        while let Some(batch) = self.pending.pop_front() {
+            self.apply(batch);
+        }
+        let (mut damaged, mut unsynced) = (Vec::new(), Vec::new());
+        for missing in &self.missing {
+            for span in uncovered(*missing, self.voids.iter()) {
+                if span.first <= self.synced || self.malformed.contains(&span.first) {
+                    let last = if self.malformed.contains(&span.first) {
+                        span.last
+                    } else {
+                        span.last.min(self.synced)
                     };
-                    message.done[nth] = lsn;
+                    damaged.push(Span { first: span.first, last });
+                }
+                let first = span.first.max(self.synced.next());
+                if first <= span.last && !self.malformed.contains(&span.first) {
+                    unsynced.push(Span { first, last: span.last });
                 }
             }
-            Record::Bounced { serial, .. } => {
-                if let Some(message) = self.messages.get_mut(&serial) {
-                    message.replayed.bounced = true;
+        }
+        let mut messages: Vec<Live> = self.messages.into_values().collect();
+        messages.sort_unstable_by_key(|live| live.order);
+        let messages = messages
+            .into_iter()
+            .map(|Live { accept, lsn, recipients, bounced, ended, .. }| Replayed {
+                accept,
+                lsn,
+                recipients,
+                bounced,
+                ended,
+            })
+            .collect();
+        Finished { messages, serial: self.serial, lsn: self.last, damaged, unsynced }
+    }
+
+    /// Whether `lsn` is the next that counts; what it leaves out is missing.
+    fn follows(&mut self, lsn: Lsn) -> bool {
+        if lsn <= self.last {
+            return false;
+        }
+        if lsn > self.last.next() {
+            self.missing.push(Span { first: self.last.next(), last: lsn.previous() });
+        }
+        self.last = lsn;
+        true
+    }
+
+    fn apply(&mut self, batch: Pending) {
+        let Pending { lsn, same_boot, records } = batch;
+        for record in records {
+            match record {
+                Record::Accept(accept) => self.accept(lsn, accept),
+                Record::Done { serial, recipient, outcome } => {
+                    self.done(lsn, same_boot, serial, recipient, outcome);
                 }
-            }
-            Record::Written { serial } => drop(self.messages.remove(&serial)),
-            Record::Ended { serial } => {
-                if let Some(message) = self.messages.get_mut(&serial) {
-                    message.replayed.ended = true;
+                Record::Bounced { serial, qp } => {
+                    if let Some(live) = self.messages.get_mut(&serial) {
+                        live.bounced = Some(qp);
+                    }
                 }
+                Record::Written { serial } => drop(self.messages.remove(&serial)),
+                Record::Ended { serial } => self.ended(lsn, serial),
+                Record::Checkpoint { .. } | Record::Void { .. } => (),
             }
-            Record::Checkpoint { durable, .. } => self.durable = self.durable.max(durable),
-            Record::Void { first, last } => self.voids.push((first, last)),
         }
     }
 
-    /// The highest serial that was seen.
-    #[must_use]
-    pub fn last_serial(&self) -> Serial {
-        self.serial
+    fn accept(&mut self, lsn: Lsn, accept: Accept) {
+        let order = self.accepted;
+        self.accepted += 1;
+        let recipients = vec![Fate::Open; accept.recipients.len()];
+        self.messages.entry(accept.serial).or_insert(Live {
+            order,
+            accept,
+            lsn,
+            recipients,
+            bounced: None,
+            ended: false,
+        });
     }
 
-    /// The messages that lived, in the order of their acceptance.
-    #[must_use]
-    pub fn finish(self) -> Vec<Replayed> {
-        let Self { messages, durable, voids, .. } = self;
-        let void = |lsn: Lsn| voids.iter().any(|(first, last)| (*first..=*last).contains(&lsn));
-        let mut alive = BTreeMap::new();
-        for (serial, Message { mut replayed, done }) in messages {
-            if void(replayed.lsn) {
-                continue;
-            }
-            for (fate, at) in replayed.recipients.iter_mut().zip(done) {
-                if matches!(fate, Fate::InDoubt { .. }) && at < durable {
-                    *fate = Fate::Done;
-                }
-            }
-            let doubt = replayed.recipients.iter().any(|fate| matches!(fate, Fate::InDoubt { .. }));
-            if !replayed.ended || doubt {
-                alive.insert((replayed.lsn, serial), replayed);
-            }
+    fn done(&mut self, lsn: Lsn, same_boot: bool, serial: Serial, recipient: u32, outcome: Outcome) {
+        let fate = self.messages.get_mut(&serial).and_then(|live| {
+            usize::try_from(recipient).ok().and_then(|recipient| live.recipients.get_mut(recipient))
+        });
+        let Some(fate) = fate else { return };
+        *fate = match outcome {
+            Outcome::Delivered { maildirs } if maildirs.is_empty() || lsn < self.durable => Fate::Done,
+            Outcome::Delivered { maildirs } => Fate::InDoubt { maildirs, same_boot },
+            Outcome::Failed { paragraph } => Fate::Failed(paragraph),
+        };
+    }
+
+    fn ended(&mut self, lsn: Lsn, serial: Serial) {
+        let Some(live) = self.messages.get_mut(&serial) else { return };
+        let between = Span { first: live.lsn.next(), last: lsn.previous() };
+        let known = self.voids.iter().filter(|void| void.at < lsn);
+        let unknown = self.missing.iter().any(|missing| {
+            let (first, last) = (missing.first.max(between.first), missing.last.min(between.last));
+            first <= last && !uncovered(Span { first, last }, known.clone()).is_empty()
+        });
+        if unknown {
+            return;
         }
-        alive.into_values().collect()
+        live.ended = true;
+        if !live.recipients.iter().any(|fate| matches!(fate, Fate::InDoubt { .. })) {
+            self.messages.remove(&serial);
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::MessageId;
-
-    fn accept(serial: u64, recipients: usize) -> Record {
-        Record::Accept(Accept {
-            serial: Serial(serial),
-            id: MessageId(100 + serial),
-            pool: serial,
-            birth: 1,
-            uid: 0,
-            qp: 0,
-            sender: Vec::new(),
-            recipients: vec![b"b@x".to_vec(); recipients],
-            properties: Vec::new(),
-            body: b"x\n"[..].into(),
-        })
-    }
-
-    fn files() -> Vec<MaildirFile> {
-        vec![MaildirFile { dir: b"/m".to_vec(), name: b"n".to_vec(), size: 1, crc: 2 }]
-    }
-
-    fn done(serial: u64, recipient: u32, maildirs: Vec<MaildirFile>) -> Record {
-        Record::Done { serial: Serial(serial), recipient, outcome: Outcome::Delivered { maildirs } }
-    }
-
-    fn replay(records: Vec<(u64, Record)>) -> Vec<Replayed> {
-        let mut replay = Replay::default();
-        for (lsn, record) in records {
-            replay.apply(Lsn(lsn), false, record);
+/// What is left of `span` without `voids`.
+fn uncovered<'a>(span: Span, voids: impl Iterator<Item = &'a Void>) -> Vec<Span> {
+    let mut left = vec![span];
+    for Void { span: void, .. } in voids {
+        let mut rest = Vec::new();
+        for span in left {
+            if void.last < span.first || span.last < void.first {
+                rest.push(span);
+                continue;
+            }
+            if span.first < void.first {
+                rest.push(Span { first: span.first, last: void.first.previous() });
+            }
+            if void.last < span.last {
+                rest.push(Span { first: void.last.next(), last: span.last });
+            }
         }
-        replay.finish()
+        left = rest;
     }
-
-    #[test]
-    fn what_was_neither_written_out_nor_over_lives() {
-        let alive = replay(vec![
-            (1, accept(1, 1)),
-            (1, accept(2, 1)),
-            (2, accept(3, 2)),
-            (3, Record::Written { serial: Serial(1) }),
-            (3, Record::Ended { serial: Serial(2) }),
-            (4, done(3, 1, Vec::new())),
-            (4, Record::Ended { serial: Serial(77) }),
-        ]);
-        assert_eq!(alive.len(), 1);
-        assert_eq!((alive[0].accept.serial, alive[0].lsn), (Serial(3), Lsn(2)));
-        assert_eq!(alive[0].recipients, [Fate::Open, Fate::Done]);
-    }
-
-    #[test]
-    fn copies_behind_the_last_checkpoint_are_in_doubt_even_of_a_message_that_is_over() {
-        let records = |durable| {
-            vec![
-                (1, accept(1, 1)),
-                (2, done(1, 0, files())),
-                (2, Record::Ended { serial: Serial(1) }),
-                (3, Record::Checkpoint { needed: Lsn(1), durable: Lsn(durable) }),
-            ]
-        };
-        let alive = replay(records(2));
-        assert!(alive[0].ended);
-        assert_eq!(alive[0].recipients, [Fate::InDoubt { maildirs: files(), same_boot: false }]);
-        assert!(replay(records(3)).is_empty());
-    }
-
-    #[test]
-    fn failures_and_bounces_are_known() {
-        let outcome = Outcome::Failed { paragraph: b"no\n".to_vec() };
-        let failed = Record::Done { serial: Serial(1), recipient: 0, outcome };
-        let alive =
-            replay(vec![(1, accept(1, 1)), (2, failed), (3, Record::Bounced { serial: Serial(1), qp: 9 })]);
-        assert_eq!(alive[0].recipients, [Fate::Failed(b"no\n".to_vec())]);
-        assert!(alive[0].bounced);
-    }
-
-    #[test]
-    fn what_was_refused_was_never_accepted_but_what_was_done_is_done() {
-        let alive = replay(vec![
-            (1, accept(1, 1)),
-            (2, accept(2, 1)),
-            (2, done(1, 0, Vec::new())),
-            (3, Record::Void { first: Lsn(2), last: Lsn(2) }),
-        ]);
-        assert_eq!(alive.len(), 1);
-        assert_eq!(alive[0].recipients, [Fate::Done]);
-    }
+    left
 }

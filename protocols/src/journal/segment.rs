@@ -1,169 +1,156 @@
-//! Segments: a page that says what generation this is, then batches.
+//! Segments: whose they are, and which batches they hold.
 
-use super::batch::{self, Batch, Place};
-use super::{Crc, Key, Lsn, PAGE};
+use std::ops::Range;
 
-/// The version of the format; a header of another one is named.
+use super::batch::{self, Batch};
+use super::{Fields, Key, Lsn, PAGE, Serial, Span};
+
+/// Version of the format.
 pub const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"mtjournl";
 
-/// Bytes of a header that mean something.
-const LENGTH: usize = 92;
+/// Magic, version and their checksum.
+const PREFIX: usize = 16;
 
-/// What generation a segment is.
+/// What is covered by the header's checksum: all before it.
+const COVERED: usize = PREFIX + 4 + 3 * 8 + 3 * 16;
+
+/// The first page of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Counts the segments in the order of their use, from 1.
+    /// Number in its file name.
+    pub number: u32,
+    /// 1, 2, 3 … in the order in which segments were begun.
     pub generation: u64,
-    /// The number of its first batch.
+    /// Number of its first batch; all before it stand in earlier generations.
     pub first: Lsn,
-    /// The number of the last batch that was known when it was begun.
-    pub previous: Lsn,
-    /// Which journal this is.
+    /// Highest serial given to a message before.
+    pub serial: Serial,
+    /// Whose journal it belongs to.
     pub journal: [u8; 16],
-    /// Which life of the machine wrote it.
+    /// The boot of the machine that it was begun in.
     pub boot: [u8; 16],
-    /// Its key.
+    /// What seeds the checksums of its batches.
     pub key: Key,
 }
 
-/// What is at the beginning of a segment.
+/// What the first page of a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// Zeros: it was never used.
+pub enum Head {
+    /// Zeros: the segment was never used.
     Unused,
-    /// A header.
-    Header(Header),
-    /// A header of a version that this program does not know.
-    Version(u32),
-    /// Nothing that can be read.
+    /// A segment's.
+    Good(Header),
+    /// A segment's that is not whole.
     Torn,
+    /// A segment's of another version of the format.
+    Version(u32),
+    /// Not a segment's.
+    Foreign,
 }
 
 impl Header {
-    /// Its page.
+    /// The page.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut page = Vec::with_capacity(PAGE);
-        page.extend(MAGIC);
-        page.extend(VERSION.to_le_bytes());
-        for number in [self.generation, self.first.0, self.previous.0] {
-            page.extend(number.to_le_bytes());
+    pub fn encode(&self) -> [u8; PAGE] {
+        let mut fields = Vec::with_capacity(PAGE);
+        fields.extend_from_slice(&MAGIC);
+        fields.extend_from_slice(&VERSION.to_le_bytes());
+        fields.extend_from_slice(&crc32c::crc32c(&fields).to_le_bytes());
+        fields.extend_from_slice(&self.number.to_le_bytes());
+        for number in [self.generation, self.first.0, self.serial.0] {
+            fields.extend_from_slice(&number.to_le_bytes());
         }
-        for part in [self.journal, self.boot, self.key] {
-            page.extend(part);
+        for id in [&self.journal, &self.boot, &self.key.0] {
+            fields.extend_from_slice(id);
         }
-        page.resize(LENGTH - 4, 0);
-        let mut crc = Crc::default();
-        crc.add(&page);
-        page.extend(crc.value().to_le_bytes());
-        page.resize(PAGE, 0);
+        fields.extend_from_slice(&crc32c::crc32c(&fields).to_le_bytes());
+        let mut page = [0; PAGE];
+        page[..fields.len()].copy_from_slice(&fields);
         page
     }
 
-    /// Where its batches belong.
+    /// What the first page of a file is.
     #[must_use]
-    pub fn place(&self) -> Place {
-        Place { key: self.key, generation: self.generation }
-    }
-}
-
-/// What a page at the beginning of a segment is.
-#[must_use]
-pub fn read(page: &[u8]) -> Found {
-    let Some(bytes) = page.get(..LENGTH) else { return Found::Torn };
-    if page.iter().all(|byte| *byte == 0) {
-        return Found::Unused;
-    }
-    if bytes[..8] != MAGIC {
-        return Found::Torn;
-    }
-    let number = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    let short = |at: usize| bytes[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
-    let array = |at: usize| -> [u8; 16] { bytes[at..at + 16].try_into().unwrap_or_default() };
-    let version = short(8);
-    if version != VERSION {
-        return Found::Version(version);
-    }
-    let mut crc = Crc::default();
-    crc.add(&bytes[..LENGTH - 4]);
-    if crc.value() != short(LENGTH - 4) {
-        return Found::Torn;
-    }
-    Found::Header(Header {
-        generation: number(12),
-        first: Lsn(number(20)),
-        previous: Lsn(number(28)),
-        journal: array(36),
-        boot: array(52),
-        key: array(68),
-    })
-}
-
-/// Every batch of a segment's generation in `bytes`, the whole segment, in order. Batches that cannot be read are passed
-/// over, page by page.
-pub fn batches<'a>(header: &Header, bytes: &'a [u8]) -> impl Iterator<Item = Batch<'a>> {
-    let place = header.place();
-    let mut at = PAGE;
-    std::iter::from_fn(move || {
-        while at < bytes.len() {
-            match batch::read(&place, &bytes[at..]) {
-                Some(batch) => {
-                    at += batch.length;
-                    return Some(batch);
-                }
-                None => at += PAGE,
-            }
+    pub fn decode(page: &[u8]) -> Head {
+        if page.len() < PAGE {
+            return Head::Foreign;
         }
-        None
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Record, Serial};
-    use super::*;
-
-    const HEADER: Header = Header {
-        generation: 3,
-        first: Lsn(10),
-        previous: Lsn(9),
-        journal: [1; 16],
-        boot: [2; 16],
-        key: [3; 16],
-    };
-
-    #[test]
-    fn a_header_is_read_as_it_was_written_or_not_at_all() {
-        let page = HEADER.to_bytes();
-        assert_eq!(page.len(), PAGE);
-        assert_eq!(read(&page), Found::Header(HEADER));
-        assert_eq!(read(&[0; PAGE]), Found::Unused);
-        assert_eq!(read(&page[..20]), Found::Torn);
-        for at in 0..LENGTH {
-            let mut changed = page.clone();
-            changed[at] ^= 0x10;
-            let found = read(&changed);
-            assert!(!matches!(found, Found::Header(_) | Found::Unused), "byte {at}");
-            assert_eq!(matches!(found, Found::Version(_)), (8..12).contains(&at), "byte {at}");
+        if page[..PAGE].iter().all(|byte| *byte == 0) {
+            return Head::Unused;
         }
+        if page[..MAGIC.len()] != MAGIC {
+            let begun = page.iter().zip(MAGIC).take_while(|(byte, ours)| *byte == ours).count();
+            let cut = begun > 0 && page[begun..].iter().all(|byte| *byte == 0);
+            return if cut { Head::Torn } else { Head::Foreign };
+        }
+        Self::fields(page).unwrap_or(Head::Torn)
     }
 
-    #[test]
-    fn what_cannot_be_read_is_passed_over_and_old_generations_are_not_seen() {
-        let write = |header: &Header, lsn, bytes: &mut Vec<u8>| {
-            let record = Record::Ended { serial: Serial(lsn) };
-            batch::write(&header.place(), Lsn(lsn), Lsn(lsn - 1), &[record], bytes);
+    fn fields(page: &[u8]) -> Option<Head> {
+        let mut fields = Fields(page.get(MAGIC.len()..)?);
+        let version = fields.u32()?;
+        if fields.u32()? != crc32c::crc32c(page.get(..PREFIX - 4)?) {
+            return None;
+        }
+        if version != VERSION {
+            return Some(Head::Version(version));
+        }
+        let header = Self {
+            number: fields.u32()?,
+            generation: fields.u64()?,
+            first: Lsn(fields.u64()?),
+            serial: Serial(fields.u64()?),
+            journal: fields.array()?,
+            boot: fields.array()?,
+            key: Key(fields.array()?),
         };
-        let mut bytes = HEADER.to_bytes();
-        for lsn in 10..14 {
-            write(&HEADER, lsn, &mut bytes);
-        }
-        // Left over from the last use of the segment.
-        write(&Header { generation: 1, key: [9; 16], ..HEADER }, 4, &mut bytes);
-        bytes[PAGE + PAGE + 60] ^= 1;
-        let lsns: Vec<_> = batches(&HEADER, &bytes).map(|batch| batch.lsn.0).collect();
-        assert_eq!(lsns, [10, 12, 13]);
+        (fields.u32()? == crc32c::crc32c(page.get(..COVERED)?)).then_some(Head::Good(header))
     }
+}
+
+/// What a segment holds.
+#[derive(Debug, Clone)]
+pub struct Scan<'a> {
+    /// Its valid batches in the order of their numbers, each with where it begins.
+    pub batches: Vec<(usize, Batch<'a>)>,
+    /// Numbers missing between the segment's first and the last that was found.
+    pub missing: Vec<Span>,
+    /// Bytes before [`Self::end`] that belong to no valid batch.
+    pub bad: Vec<Range<usize>>,
+    /// Where the last valid batch ends.
+    pub end: usize,
+}
+
+/// All valid batches of a segment, `bytes` being the whole of it. A bad one ends nothing: what was not synced may be missing
+/// in the middle.
+#[must_use]
+pub fn scan<'a>(header: &Header, bytes: &'a [u8]) -> Scan<'a> {
+    let mut scan = Scan { batches: Vec::new(), missing: Vec::new(), bad: Vec::new(), end: PAGE };
+    let mut next = header.first;
+    let mut at = PAGE;
+    while let Some(rest) = bytes.get(at..)
+        && rest.len() >= PAGE
+    {
+        // No batch is smaller than a page: so many could be before it, and not more.
+        let most = Lsn(header.first.0.saturating_add((at / PAGE - 1) as u64));
+        let batch = batch::decode(&header.key, header.generation, rest)
+            .filter(|batch| next <= batch.header.lsn && batch.header.lsn <= most);
+        let Some(batch) = batch else {
+            at += PAGE;
+            continue;
+        };
+        if next < batch.header.lsn {
+            scan.missing.push(Span { first: next, last: batch.header.lsn.previous() });
+        }
+        if scan.end < at {
+            scan.bad.push(scan.end..at);
+        }
+        next = batch.header.lsn.next();
+        scan.batches.push((at, batch));
+        at += batch.padded_len();
+        scan.end = at;
+    }
+    scan
 }

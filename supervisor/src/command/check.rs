@@ -158,6 +158,7 @@ fn examine(home: &Path) -> Findings {
     }
     found.queue(&paths);
     found.users(&paths);
+    found.elsewhere(&paths);
     found.writable(&paths.run);
     found
 }
@@ -282,6 +283,19 @@ impl Findings {
             Ok(metadata) if metadata.file_type().is_fifo() => {}
             Ok(_) => self.problem(&trigger, "not a FIFO"),
             Err(error) => self.unreadable(&trigger, &error),
+        }
+    }
+
+    /// Paths of another home.
+    fn elsewhere(&mut self, paths: &Paths) {
+        match crate::elsewhere::find(paths) {
+            Ok(found) => {
+                for one in found {
+                    self.problem(&one.file, one.to_string());
+                }
+            }
+            // What cannot be read is named where it is looked at.
+            Err(failure) => self.warnings.push(failure.to_string()),
         }
     }
 

@@ -13,6 +13,7 @@ use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::Disk;
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
+use mailtree_protocols::svc::Letter;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -21,6 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::boot;
 use crate::command::init;
 use crate::control::lock;
+use crate::elsewhere;
 use crate::failure::Failure;
 use crate::signals::{Ending, Signals};
 use crate::status::{Phase, Row};
@@ -57,6 +59,9 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let host = Host::load(home)?;
     let paths = host.paths();
     check_controls(&paths)?;
+    if let Some(one) = elsewhere::find(&paths)?.first() {
+        return Err(Failure::permanent(format!("{}: {one}", one.file.display())));
+    }
     prepare_process();
     crash::arm_from_env().map_err(Failure::permanent)?;
     let _host = lock(home).map_err(|error| Failure::temporary(error.to_string()))?;
@@ -86,6 +91,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             .map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
         let tree = Tree::default();
         let me = first_line(&paths.control.join("me"));
+        let held = hold || host.hold;
         let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
@@ -93,6 +99,15 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         };
         let ended = tree.grow(services, options).await;
         let ended = ended.map_err(|error| Failure::temporary(format!("unable to start svscan: {error}")))?;
+        if held {
+            let tree = tree.clone();
+            tokio::spawn(async move {
+                // It was born so; the tree shows it as what it is.
+                if tree.ready(READY).await.is_ok() {
+                    let _ = tree.svc("send", vec![Letter::Pause]).await;
+                }
+            });
+        }
         let greeting = first || std::io::stderr().is_terminal();
         let greeting = greeting.then(|| {
             let (tree, home) = (tree.clone(), home.to_owned());

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use mailtree_protocols::queue::{Dir, MessageId, SPLIT};
+use mailtree_protocols::queue::{Dir, Layout, MessageId};
 
 use super::cells::Cell;
 use super::flow::{Flow, Measured, rounds};
@@ -97,18 +97,17 @@ fn greeted(address: SocketAddr, start: Instant) -> f64 {
 fn fill(queue: &Path, count: usize) {
     let text = format!("Subject: deferred\n\n{}", format!("{}\n", "x".repeat(72)).repeat(14));
     let later = FileTimes::new().set_modified(SystemTime::now() + LATER);
-    for dir in [Dir::Mess, Dir::Info, Dir::Remote] {
-        for part in 0..SPLIT {
-            fs::create_dir_all(queue.join(dir.name()).join(part.to_string())).unwrap();
-        }
+    let layout = Layout::default();
+    for below in [Dir::Mess, Dir::Info, Dir::Remote].into_iter().flat_map(|dir| layout.directories(dir)) {
+        fs::create_dir_all(queue.join(below)).unwrap();
     }
     for number in 0..count {
         let made = queue.join("pid/made");
         fs::write(&made, &text).unwrap();
         let id = MessageId(fs::metadata(&made).unwrap().ino());
-        fs::rename(&made, queue.join(Dir::Mess.file(id))).unwrap();
-        fs::write(queue.join(Dir::Info.file(id)), "Fsender@mx.test\0").unwrap();
-        let remote = queue.join(Dir::Remote.file(id));
+        fs::rename(&made, queue.join(layout.file(Dir::Mess, id))).unwrap();
+        fs::write(queue.join(layout.file(Dir::Info, id)), "Fsender@mx.test\0").unwrap();
+        let remote = queue.join(layout.file(Dir::Remote, id));
         fs::write(&remote, format!("Tr{number}@{FAR}\0")).unwrap();
         File::options().write(true).open(remote).unwrap().set_times(later).unwrap();
     }

@@ -68,6 +68,8 @@ impl Bench {
     pub fn setup(&self) -> (Setup, TempDir) {
         let home = self.dir("mailtree-");
         let setup = Setup::at(home.path().join("home"));
+        // As it is shipped, not as tests have it.
+        let setup = setup.field("queue", "()");
         (setup.control("concurrencyincoming", &format!("{SESSIONS}\n")), home)
     }
 

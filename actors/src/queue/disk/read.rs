@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mailtree_protocols::envelope::{self, Envelope, Recipient};
-use mailtree_protocols::queue::{Channel, Dir, Layout, MessageId, State};
+use mailtree_protocols::queue::{Channel, Dir, Layout, MAX_SPLIT, MessageId, State};
 
 use super::{Disk, micros};
 use crate::cdb_files::open_regular;
@@ -49,6 +49,7 @@ pub struct Surveyed {
 pub fn layout(root: &Path) -> io::Result<Layout> {
     let mut flat = HashSet::new();
     let mut numbers = std::collections::HashMap::new();
+    let mut split = 0;
     for dir in Dir::ALL {
         let path = root.join(dir.name());
         let entries = match fs::read_dir(&path) {
@@ -65,17 +66,23 @@ pub fn layout(root: &Path) -> io::Result<Layout> {
             let number = if name == "0" { Some(0) } else { MessageId::parse(name).map(|id| id.0) };
             let Some(number) = number else { continue };
             if entry.file_type()?.is_dir() {
-                found.push(number);
+                // One with the number of a message is no part of a layout: it is named when the queue is read.
+                if number < MAX_SPLIT && !(dir != Dir::Mess && number >= split) {
+                    found.push(number);
+                }
             } else {
                 flat.insert(dir);
             }
         }
+        if dir == Dir::Mess {
+            split = found.len() as u64;
+        }
         numbers.insert(dir, found);
     }
     // A queue of qmail's with info, local or remote forgotten altogether: as mess is divided.
-    let split = numbers.get(&Dir::Mess).cloned().unwrap_or_default();
+    let of_mess = numbers.get(&Dir::Mess).cloned().unwrap_or_default();
     let of = |dir: Dir| match dir {
-        Dir::Info | Dir::Local | Dir::Remote => numbers.get(&dir).unwrap_or(&split).clone(),
+        Dir::Info | Dir::Local | Dir::Remote => numbers.get(&dir).unwrap_or(&of_mess).clone(),
         other => numbers.get(&other).cloned().unwrap_or_default(),
     };
     Layout::of(of, |dir| flat.contains(&dir))

@@ -1,171 +1,237 @@
-//! The files of the journal. What the log does with them stands in [`super::log`]; tests put a disk that loses power in their
-//! place.
+//! The files of the journal, `NNNNNNNN.seg`, and the few things that are ever done to them.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use mailtree_protocols::journal::PAGE;
+use rustix::fs::{Advice, OFlags, fadvise};
 
-/// Zeros written at once, in bytes.
+/// What a new segment is written in.
 const PIECE: usize = 1024 * 1024;
 
-/// Segments, by number.
-pub(in super::super) trait Disk: Send {
-    /// The numbers of those that exist.
+/// The files as [`super::Log`] needs them.
+pub(crate) trait Disk: Send {
+    /// Numbers of the segments that exist, in no order.
     fn segments(&self) -> io::Result<Vec<u32>>;
 
-    /// Makes segment `number`: `size` zeros, durable with its name. Zeros are written: an extent that was only reserved would
-    /// cost a write of metadata at its first use.
-    fn create(&mut self, number: u32, size: u64) -> io::Result<()>;
+    /// What a person calls it.
+    fn path(&self, number: u32) -> PathBuf;
 
-    /// The size of a segment, in bytes.
+    /// Its length in bytes.
     fn size(&self, number: u32) -> io::Result<u64>;
 
-    /// The first page of a segment.
-    fn head(&self, number: u32) -> io::Result<Vec<u8>>;
+    /// Makes a segment full of zeros, durable with its name. [`io::ErrorKind::AlreadyExists`] when something has the name.
+    fn create(&mut self, number: u32) -> io::Result<()>;
 
-    /// A whole segment.
+    /// What the disk holds of it, not what the page cache believes: after a failed sync these may differ. Pages that cannot
+    /// be read are zeros.
     fn read(&self, number: u32) -> io::Result<Vec<u8>>;
 
-    /// Writes into a segment, in one piece.
+    /// The first page of that, or less when it is shorter.
+    fn read_head(&self, number: u32) -> io::Result<Vec<u8>>;
+
+    /// Writes all of `bytes`.
     fn write_at(&mut self, number: u32, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes what was written into a segment durable.
+    /// Makes all that was written to it durable.
     fn sync(&mut self, number: u32) -> io::Result<()>;
 
-    /// Keeps a copy of a damaged segment, and says where.
-    fn keep_copy(&mut self, number: u32) -> io::Result<PathBuf>;
+    /// Keeps a copy of a damaged one: where.
+    fn set_aside(&mut self, number: u32) -> io::Result<PathBuf>;
 
-    /// Removes a segment, durably.
+    /// Removes it, durably.
     fn remove(&mut self, number: u32) -> io::Result<()>;
 }
 
-/// `NNNNNNNN.seg` in a directory.
-pub(in super::super) struct FileDisk {
+/// `queue/journal/`.
+pub(crate) struct FileDisk {
     directory: PathBuf,
-    open: HashMap<u32, File>,
+    segment_size: u64,
+    /// One for each segment: the kernel reports a write error once for each open file.
+    files: HashMap<u32, File>,
 }
 
 impl FileDisk {
-    /// The segments in `directory`.
-    pub(in super::super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), open: HashMap::new() }
+    /// The journal in `directory`, which is made if it is not there. New segments have `segment_size` bytes.
+    pub(crate) fn open(directory: &Path, segment_size: u64) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => {
+                let parent = directory.parent().unwrap_or(Path::new("/"));
+                like_directory(&File::open(directory)?, parent)?;
+                File::open(parent)?.sync_all()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            Err(error) => return Err(error),
+        }
+        Ok(Self { directory: directory.to_owned(), segment_size, files: HashMap::new() })
     }
 
-    fn path(&self, number: u32) -> PathBuf {
-        self.directory.join(format!("{number:08}.seg"))
+    fn opened(&self, number: u32) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).custom_flags(no_follow()).open(self.path(number))?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    }
+
+    fn file(&mut self, number: u32) -> io::Result<&File> {
+        if !self.files.contains_key(&number) {
+            let file = self.opened(number)?;
+            self.files.insert(number, file);
+        }
+        self.files.get(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// A segment for reading: nothing but a regular file with one name is one.
-    fn reading(&self, number: u32) -> io::Result<File> {
-        let path = self.path(number);
-        let file = crate::cdb_files::open_regular(&path)?.ok_or(io::ErrorKind::NotFound)?;
-        if file.metadata()?.nlink() == 1 {
-            Ok(file)
-        } else {
-            Err(io::Error::other(format!("{}: it has other names", path.display())))
-        }
+    /// A new file of ours in the directory.
+    fn new_file(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        like_directory(&file, &self.directory)?;
+        Ok(file)
     }
 
-    fn writing(&mut self, number: u32) -> io::Result<&File> {
-        if !self.open.contains_key(&number) {
-            drop(self.reading(number)?);
-            let file = OpenOptions::new().write(true).open(self.path(number))?;
-            self.open.insert(number, file);
+    /// The copies of a segment that were set aside: the highest number.
+    fn copies(&self, number: u32) -> io::Result<u32> {
+        let prefix = format!("{number:08}.damaged.");
+        let mut highest = 0;
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let n = name.to_str().and_then(|name| name.strip_prefix(&prefix)).and_then(|n| n.parse().ok());
+            highest = highest.max(n.unwrap_or(0));
         }
-        self.open.get(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
+        Ok(highest)
     }
-}
-
-fn number_of(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 8)?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 impl Disk for FileDisk {
     fn segments(&self) -> io::Result<Vec<u32>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            numbers.extend(entry?.file_name().to_str().and_then(number_of));
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".seg"))
+                .filter(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|digits| digits.parse().ok());
+            if let Some(number) = number
+                && entry.file_type()?.is_file()
+            {
+                numbers.push(number);
+            }
         }
-        numbers.sort_unstable();
         Ok(numbers)
     }
 
-    fn create(&mut self, number: u32, size: u64) -> io::Result<()> {
-        let (path, owner) = (self.path(number), fs::metadata(&self.directory)?);
-        let new = path.with_extension("new");
-        super::super::disk::absent_is_fine(fs::remove_file(&new))?;
-        let made = || {
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            if rustix::process::geteuid().is_root() {
-                std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-            }
-            let zeros = vec![0; PIECE];
-            let mut at = 0;
-            while at < size {
-                let piece = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
-                file.write_all_at(&zeros[..piece], at)?;
-                at += piece as u64;
-            }
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            self.sync_directory()
-        };
-        made().inspect_err(|_| drop(fs::remove_file(&new)))
+    fn path(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{number:08}.seg"))
     }
 
     fn size(&self, number: u32) -> io::Result<u64> {
-        Ok(self.reading(number)?.metadata()?.len())
+        Ok(fs::symlink_metadata(self.path(number))?.len())
     }
 
-    fn head(&self, number: u32) -> io::Result<Vec<u8>> {
-        let mut page = Vec::with_capacity(PAGE);
-        self.reading(number)?.take(PAGE as u64).read_to_end(&mut page)?;
-        Ok(page)
+    fn create(&mut self, number: u32) -> io::Result<()> {
+        let path = self.path(number);
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let draft = self.directory.join(format!("{number:08}.new"));
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => (),
+        }
+        let made = self.new_file(&draft).and_then(|mut file| {
+            // Real zeros: what is only allocated costs metadata at its first write.
+            let zeros = vec![0; PIECE];
+            let mut left = self.segment_size;
+            while left > 0 {
+                let piece = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+                file.write_all(&zeros[..piece])?;
+                left -= piece as u64;
+            }
+            file.sync_all()?;
+            // A link replaces nothing.
+            fs::hard_link(&draft, &path)
+        });
+        let removed = fs::remove_file(&draft);
+        made.and(removed)?;
+        self.sync_directory()
     }
 
     fn read(&self, number: u32) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.reading(number)?.read_to_end(&mut bytes)?;
+        let file = self.opened(number)?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut bytes = vec![0; size];
+        for (n, piece) in bytes.chunks_mut(PIECE).enumerate() {
+            let offset = (n * PIECE) as u64;
+            if file.read_exact_at(piece, offset).is_ok() {
+                continue;
+            }
+            for (n, page) in piece.chunks_mut(PAGE).enumerate() {
+                if file.read_exact_at(page, offset + (n * PAGE) as u64).is_err() {
+                    page.fill(0);
+                }
+            }
+        }
         Ok(bytes)
     }
 
+    fn read_head(&self, number: u32) -> io::Result<Vec<u8>> {
+        let file = self.opened(number)?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        let size = usize::try_from(file.metadata()?.len()).unwrap_or(PAGE).min(PAGE);
+        let mut head = vec![0; size];
+        file.read_exact_at(&mut head, 0)?;
+        Ok(head)
+    }
+
     fn write_at(&mut self, number: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.writing(number)?.write_all_at(bytes, offset)
+        self.file(number)?.write_all_at(bytes, offset)
     }
 
     fn sync(&mut self, number: u32) -> io::Result<()> {
-        self.writing(number)?.sync_data()
+        self.file(number)?.sync_data()
     }
 
-    fn keep_copy(&mut self, number: u32) -> io::Result<PathBuf> {
-        let free = |n: &u32| !self.path(number).with_extension(format!("damaged.{n}")).exists();
-        let n = (1..).find(free).unwrap_or_default();
-        let copy = self.path(number).with_extension(format!("damaged.{n}"));
-        fs::copy(self.path(number), &copy)?;
-        Ok(copy)
+    fn set_aside(&mut self, number: u32) -> io::Result<PathBuf> {
+        let bytes = self.read(number)?;
+        let copies = self.copies(number)?;
+        let name = |n: u32| self.directory.join(format!("{number:08}.damaged.{n}"));
+        // A host that is started again and again does not fill the disk with it.
+        if fs::read(name(copies)).is_ok_and(|copy| copy == bytes) {
+            return Ok(name(copies));
+        }
+        let path = name(copies + 1);
+        let mut file = self.new_file(&path)?;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .inspect_err(|_| drop(fs::remove_file(&path)))?;
+        self.sync_directory()?;
+        Ok(path)
     }
 
     fn remove(&mut self, number: u32) -> io::Result<()> {
-        self.open.remove(&number);
-        super::super::disk::absent_is_fine(fs::remove_file(self.path(number)))?;
+        self.files.remove(&number);
+        fs::remove_file(self.path(number))?;
         self.sync_directory()
     }
 }
 
-/// Removes all segments of a journal that cannot be written any more.
-pub(in super::super) fn remove(directory: &Path) -> io::Result<()> {
-    let mut disk = FileDisk::new(directory);
-    for number in disk.segments()? {
-        disk.remove(number)?;
+fn no_follow() -> i32 {
+    OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+/// Gives `file` the owner and group of `directory`.
+fn like_directory(file: &File, directory: &Path) -> io::Result<()> {
+    let (file_meta, meta) = (file.metadata()?, fs::metadata(directory)?);
+    if (file_meta.uid(), file_meta.gid()) == (meta.uid(), meta.gid()) {
+        return Ok(());
     }
-    Ok(())
+    fchown(file, Some(meta.uid()), Some(meta.gid()))
 }

@@ -10,18 +10,18 @@ const MAX: u64 = 4096;
 
 /// What a journal must be to be this host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Identity {
+pub(in crate::queue) struct Identity {
     /// Its name; none: this host has no journal yet.
-    pub(in super::super) journal: Option<[u8; 16]>,
+    pub(in crate::queue) journal: Option<[u8; 16]>,
     /// A generation that was begun; 0: none, or the journal was emptied.
-    pub(in super::super) newest: u64,
+    pub(in crate::queue) newest: u64,
     /// Which life of the machine this is.
-    pub(in super::super) boot: [u8; 16],
+    pub(in crate::queue) boot: [u8; 16],
 }
 
 impl Identity {
     /// What the file at `path` says. Without a file there is no journal yet.
-    pub(in super::super) fn read(path: &Path) -> io::Result<Self> {
+    pub(in crate::queue) fn read(path: &Path) -> io::Result<Self> {
         let boot = boot()?;
         let Some(file) = crate::cdb_files::open_regular(path)? else {
             return Ok(Self { journal: None, newest: 0, boot });
@@ -40,7 +40,7 @@ impl Identity {
     }
 
     /// Says durably that generation `newest` of `journal` is begun, or with 0 that the journal is empty.
-    pub(in super::super) fn note(path: &Path, journal: [u8; 16], newest: u64) -> io::Result<()> {
+    pub(in crate::queue) fn note(path: &Path, journal: [u8; 16], newest: u64) -> io::Result<()> {
         let hex: String = journal.iter().map(|byte| format!("{byte:02x}")).collect();
         let new = path.with_extension("id.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

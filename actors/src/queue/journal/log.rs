@@ -1,407 +1,293 @@
-//! The log: batches one behind the other, in one segment after the other.
+//! The log: batches behind one another in segments, begun, synced and used again in an order that a power cut at any
+//! point leaves readable.
 //!
-//! - Segments are used in turn; a segment is free again when a durable checkpoint says that nothing before the next one is
-//!   needed. Only the oldest can become free: a younger one may hold the end of what an older one began.
-//! - A batch is written with one write behind the last one, never into a page that holds something. After a crash a new
-//!   segment is begun: nothing is ever written behind a hole.
-//! - After a failed sync the kernel may believe that what it could not write is clean. The segment is left as it is for good,
-//!   and the next one begins with a record that voids what was refused, durable before anything else.
+//! * A segment is begun only when the one before it is durable, or has failed.
+//! * A start writes behind nothing that it found: its first batch begins a segment.
+//! * A segment whose sync or write failed is never written again by this process. The next one begins with the durable
+//!   record that its refused batches are void; before that nothing else is written.
+//! * A checkpoint stands behind durable batches and is durable before a segment below it is used again, oldest first.
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 
-use mailtree_protocols::journal::{Key, Lsn, PAGE, Record, Replay, Replayed, Serial, batch, segment};
+use mailtree_protocols::journal::batch::{self, Builder};
+use mailtree_protocols::journal::replay::{Replay, Replayed};
+use mailtree_protocols::journal::segment::{Head, Header, scan};
+use mailtree_protocols::journal::{Key, Lsn, PAGE, Record, Serial, Span};
 
-use super::disk::Disk;
-use super::identity::Identity;
+use super::Disk;
 
-/// Numbers between the last batch of a replay and the next: what may have been written and was not found.
-const GAP: u64 = 1 << 20;
-
-/// How large the journal is.
-#[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Settings {
-    /// Size of a segment, in bytes: whole pages.
-    pub(in super::super) segment_size: u64,
-    /// How many segments there are at least, and at most.
-    pub(in super::super) segments: (usize, usize),
+/// What a journal is opened with.
+pub(crate) struct Settings {
+    /// Bytes of a new segment.
+    pub(crate) segment_size: u64,
+    /// Segments at the start, and the most that accepting messages may take.
+    pub(crate) segments: (usize, usize),
+    /// Whose journal it is.
+    pub(crate) journal_id: [u8; 16],
+    /// This boot of the machine.
+    pub(crate) boot_id: [u8; 16],
+    /// Newest generation that is known to have been durable; 0 when none is.
+    pub(crate) newest: u64,
+    /// Gives a new random key.
+    pub(crate) key: Box<dyn FnMut() -> [u8; 16] + Send>,
 }
 
-/// What a journal said when it was opened.
+/// What a journal held.
 #[derive(Debug)]
-pub(in super::super) struct Recovered {
-    /// The messages that lived.
-    pub(in super::super) messages: Vec<Replayed>,
-    /// What is damaged, in words.
-    pub(in super::super) damage: Vec<String>,
-    /// The highest serial that was given out.
-    pub(in super::super) last_serial: Serial,
+pub(crate) struct Recovered {
+    /// Messages it still answers for, in the order in which they were accepted.
+    pub(crate) messages: Vec<Replayed>,
+    /// What is damaged, in words for the log. All else is in `messages`.
+    pub(crate) damage: Vec<String>,
+    /// No message had this serial or a higher one.
+    pub(crate) next_serial: Serial,
 }
 
-/// Why a journal is not opened.
+/// Why a journal is not opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It is not the one that `journal.id` names.
+pub(crate) enum OpenError {
+    /// It was copied here.
+    #[error("{}: belongs to another host's journal: bring its mail home, then move the file away", file.display())]
+    AnotherHost {
+        /// The first file that says so.
+        file: PathBuf,
+    },
+    /// A newer program wrote it.
+    #[error("{}: made by a newer mailtree (format {version}): start that one", file.display())]
+    Newer {
+        /// The first file that says so.
+        file: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+    /// Files are missing, or were restored from a copy.
     #[error(
-        "queue/journal belongs to another home: start that one, or empty the directory to lose what is in it"
-    )]
-    Foreign,
-    /// There is less than there was.
-    #[error(
-        "queue/journal is older than this home: generation {found}, begun were {newest}; put the right one back, or \
-         remove journal.id from the home to go on with what is there"
+        "{}: the journal is older than it was (generation {found}, was {newest}): put its newest files back, or remove \
+         journal.id to go on without them",
+        file.display()
     )]
     Older {
-        /// The newest generation found; 0: none.
+        /// Where the newest should be.
+        file: PathBuf,
+        /// Newest generation there is; 0 when there is none.
         found: u64,
-        /// The newest that was begun.
+        /// Newest generation there was.
         newest: u64,
     },
-    /// Another program has written it.
-    #[error(
-        "queue/journal/{0:08}.seg has format {1}, of another version of mailtree: start that one, and stop it"
-    )]
-    Version(u32, u32),
-    /// It cannot be read or written.
-    #[error("queue/journal: {0}")]
-    Io(#[from] io::Error),
+    /// A file cannot be read.
+    #[error("{}: {error}: check the disk, its mount and the permissions", file.display())]
+    Io {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
 }
 
-impl OpenError {
-    /// Whether trying again may help.
-    pub(in super::super) fn is_temporary(&self) -> bool {
-        matches!(self, Self::Io(_))
+/// No segment is left to write into: a checkpoint has to free one.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the journal is full")]
+pub(crate) struct NoRoom;
+
+impl From<NoRoom> for io::Error {
+    fn from(error: NoRoom) -> Self {
+        Self::new(io::ErrorKind::StorageFull, error)
     }
 }
 
-/// A segment in use.
+/// Who asks for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// New messages. They leave room for the records that free segments again.
+    Accept,
+    /// What becomes of messages.
+    Settle,
+    /// Checkpoints and voids.
+    Control,
+}
+
+/// A segment that holds batches.
 #[derive(Debug)]
 struct Used {
     number: u32,
     size: u64,
-    /// Its last batch.
-    last: Lsn,
-    /// A sync of it failed: never written again, not even as another generation.
+    first: Lsn,
     failed: bool,
 }
 
-/// The log.
-pub(in super::super) struct Log<D> {
-    disk: D,
-    settings: Settings,
-    journal: [u8; 16],
-    boot: [u8; 16],
-    random: Box<dyn FnMut() -> Key + Send>,
-    /// Oldest first.
-    used: VecDeque<Used>,
-    free: Vec<u32>,
-    /// A number that no segment has.
-    next_number: u32,
-    current: Option<Current>,
-    generation: u64,
-    last: Lsn,
-    /// After a replay, until something is durable behind it: the last batch that was found.
-    found: Option<Lsn>,
-    synced: Lsn,
-    /// Batches whose sync failed, not voided yet.
-    refused: Option<(Lsn, Lsn)>,
-    failures: u32,
-    buffer: Vec<u8>,
+/// A segment that holds nothing.
+#[derive(Debug)]
+struct Free {
+    number: u32,
+    size: u64,
 }
 
-/// The segment that is written.
+/// The segment that is written: the last used one.
+#[derive(Debug)]
 struct Current {
     number: u32,
     size: u64,
-    end: u64,
-    place: batch::Place,
+    generation: u64,
+    key: Key,
+    offset: u64,
 }
 
-struct Head {
-    number: u32,
-    header: segment::Header,
-}
-
-/// A segment that was read.
-struct Read<'a> {
-    head: &'a Head,
-    batches: Vec<(Lsn, Vec<Record>)>,
-    size: u64,
-    /// Up to which batch all were durable, as far as the process says that wrote it.
+/// The journal, open for writing.
+pub(crate) struct Log<D: Disk> {
+    disk: D,
+    settings: Settings,
+    /// Oldest first.
+    used: VecDeque<Used>,
+    free: VecDeque<Free>,
+    /// Failed, and nothing in them is needed any more.
+    dropped: Vec<u32>,
+    current: Option<Current>,
+    next_number: u32,
+    generation: u64,
+    serial: Serial,
+    last: Lsn,
     synced: Lsn,
+    /// Batches that the next segment has to declare void before anything else.
+    voids: Vec<Span>,
+    /// Failures since the last sync that succeeded.
+    failures: u32,
+    builder: Builder,
 }
 
 impl<D: Disk> Log<D> {
-    /// Opens the journal on `disk`; one that has no segments is begun. `random` makes keys.
-    pub(in super::super) fn open(
-        disk: D,
-        settings: Settings,
-        identity: &Identity,
-        mut random: Box<dyn FnMut() -> Key + Send>,
-    ) -> Result<(Self, Recovered), OpenError> {
-        let numbers = disk.segments()?;
-        let next_number = numbers.last().map_or(1, |last| last + 1);
-        let (mut heads, mut free) = (Vec::new(), Vec::new());
-        for number in numbers {
-            match segment::read(&disk.head(number)?) {
-                segment::Found::Header(header) => heads.push(Head { number, header }),
-                segment::Found::Version(version) => return Err(OpenError::Version(number, version)),
-                // Torn: it was being begun, and nothing in it counted. What it held before was free.
-                segment::Found::Unused | segment::Found::Torn => free.push(number),
-            }
+    /// Reads the journal on `disk`.
+    pub(crate) fn open(mut disk: D, settings: Settings) -> Result<(Self, Recovered), OpenError> {
+        let mut found = Found::heads(&mut disk, &settings)?;
+        let mut damage = std::mem::take(&mut found.damage);
+        let newest = found.good.last().map_or(0, |segment| segment.header.generation);
+        // A header that cannot be read may be the newest one's: that is damage, not another journal.
+        if newest < settings.newest && found.torn.is_empty() {
+            let number = found.good.last().map_or(1, |segment| segment.header.number);
+            let file = disk.path(number);
+            return Err(OpenError::Older { file, found: newest, newest: settings.newest });
         }
-        heads.sort_by_key(|head| head.header.generation);
-        let newest = heads.last().map_or(0, |head| head.header.generation);
-        if heads.iter().any(|head| identity.journal.is_some_and(|ours| ours != head.header.journal)) {
-            return Err(OpenError::Foreign);
-        }
-        if newest < identity.newest {
-            return Err(OpenError::Older { found: newest, newest: identity.newest });
-        }
-        let journal = identity.journal.or(heads.last().map(|head| head.header.journal));
-        let mut log = Self {
-            disk,
-            settings,
-            journal: journal.unwrap_or_else(&mut random),
-            boot: identity.boot,
-            random,
-            used: VecDeque::new(),
-            free,
-            next_number,
-            current: None,
-            generation: newest,
-            last: Lsn(0),
-            found: None,
-            synced: Lsn(0),
-            refused: None,
-            failures: 0,
-            buffer: Vec::new(),
-        };
-        let recovered = log.replay(&heads)?;
-        while log.used.len() + log.free.len() < settings.segments.0 {
-            let number = log.create()?;
-            log.free.push(number);
-        }
-        Ok((log, recovered))
-    }
-
-    fn create(&mut self) -> io::Result<u32> {
-        let number = self.next_number;
-        self.disk.create(number, self.settings.segment_size)?;
-        self.next_number += 1;
-        Ok(number)
-    }
-
-    /// Reads the segments from the newest back to the last one that a checkpoint needs, and then forwards.
-    fn replay(&mut self, heads: &[Head]) -> Result<Recovered, OpenError> {
-        let (mut needed, mut synced) = (Lsn(0), Lsn(0));
-        let (mut read, mut voids): (VecDeque<Read<'_>>, Vec<_>) = Default::default();
-        for (nth, head) in heads.iter().enumerate().rev() {
-            if nth + 1 < heads.len() && heads[nth + 1].header.first <= needed {
-                self.free.push(head.number);
-                continue;
-            }
-            let bytes = self.disk.read(head.number)?;
-            let mut batches = Vec::new();
-            for batch in segment::batches(&head.header, &bytes) {
-                let records = batch.records().map_err(|bad| {
-                    io::Error::other(format!("{:08}.seg: batch {}: {bad}", head.number, batch.lsn.0))
-                })?;
-                for record in &records {
-                    match record {
-                        Record::Checkpoint { needed: from, .. } => needed = needed.max(*from),
-                        Record::Void { first, last } => voids.push(*first..=*last),
-                        _ => (),
+        let (needed, durable) = found.checkpoint(&disk)?.unwrap_or_default();
+        let oldest = found.good.iter().rposition(|segment| segment.header.first <= needed).unwrap_or(0);
+        let mut replay = Replay::new(needed, durable);
+        for n in oldest..found.good.len() {
+            let segment = &found.good[n];
+            let (header, limit) = (segment.header, found.limit(n));
+            replay.segment(header.first, header.serial);
+            let bytes = read(&disk, header.number)?;
+            for (_, batch) in scan(&header, &bytes).batches {
+                let batch::Header { lsn, synced, .. } = batch.header;
+                if lsn >= limit {
+                    let file = disk.path(header.number);
+                    damage.push(format!("{}: batch {lsn} was written too late: ignored", file.display()));
+                    break;
+                }
+                match batch.records() {
+                    Ok(records) => replay.batch(lsn, synced, header.boot == settings.boot_id, records),
+                    Err(error) => {
+                        damage.push(format!("{}: {error}", disk.path(header.number).display()));
+                        replay.malformed(lsn);
                     }
                 }
-                self.last = self.last.max(batch.lsn);
-                synced = synced.max(batch.synced);
-                batches.push((batch.lsn, records));
-            }
-            read.push_front(Read { head, batches, size: bytes.len() as u64, synced });
-            if head.header.first.0 > head.header.previous.0 + 1 {
-                // A process began here, and says nothing of what it did not find.
-                synced = Lsn(0);
             }
         }
-        let mut replay = Replay::default();
-        let mut damage = Vec::new();
-        for (nth, Read { head, batches, size, synced }) in read.iter().enumerate() {
-            // The batches that should be here end where the next segment says.
-            let end = match read.get(nth + 1) {
-                Some(next) => next.head.header.previous,
-                None => self.last,
-            };
-            let missing: Vec<u64> = (head.header.first.0..=end.0.min(synced.0))
-                .filter(|lsn| *lsn >= needed.0 && !voids.iter().any(|void| void.contains(&Lsn(*lsn))))
-                .filter(|lsn| batches.binary_search_by_key(lsn, |(found, _)| found.0).is_err())
-                .collect();
-            if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
-                let copy = self.disk.keep_copy(head.number)?;
-                damage.push(format!(
-                    "{:08}.seg: {} batches that were durable cannot be read ({first} to {last}): messages may be lost; \
-                     a copy is kept as {}",
-                    head.number,
-                    missing.len(),
-                    copy.display()
-                ));
+        let finished = replay.finish();
+        let lost = !finished.damaged.is_empty() || newest < settings.newest;
+        for span in &finished.damaged {
+            damage.push(format!("journal: batches {span} are damaged or missing"));
+        }
+        if newest < settings.newest {
+            damage.push(format!("journal: generation {} cannot be read", settings.newest));
+        }
+        let mut aside = |disk: &mut D, number: u32| {
+            let file = disk.path(number);
+            match disk.set_aside(number) {
+                Ok(copy) => damage.push(format!("{}: copied to {}", file.display(), copy.display())),
+                Err(error) => damage.push(format!("{}: unable to keep a copy: {error}", file.display())),
             }
-            let last = batches.last().map_or(head.header.first, |(lsn, _)| *lsn);
-            self.used.push_back(Used { number: head.number, size: *size, last, failed: false });
-        }
-        for Read { head, batches, .. } in read {
-            let same_boot = head.header.boot == self.boot;
-            for (lsn, records) in batches.into_iter().filter(|(lsn, _)| *lsn >= needed) {
-                for record in records {
-                    replay.apply(lsn, same_boot, record);
-                }
-            }
-        }
-        self.found = Some(self.last);
-        self.last = Lsn(self.last.0 + GAP);
-        self.synced = self.last;
-        let last_serial = Serial(replay.last_serial().0 + GAP);
-        Ok(Recovered { messages: replay.finish(), damage, last_serial })
-    }
-
-    /// The largest batch, in bytes of its records.
-    pub(in super::super) fn max_batch(&self) -> usize {
-        let room = usize::try_from(self.settings.segment_size).unwrap_or(usize::MAX);
-        // A header, a void, and the batch.
-        room.saturating_sub(2 * PAGE + batch::HEADER)
-    }
-
-    /// The last batch that was written.
-    pub(in super::super) fn last(&self) -> Lsn {
-        self.last
-    }
-
-    /// The newest generation; it has a durable header when its first batch is synced.
-    pub(in super::super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Which journal this is.
-    pub(in super::super) fn journal(&self) -> [u8; 16] {
-        self.journal
-    }
-
-    /// Segments that hold something.
-    pub(in super::super) fn used_segments(&self) -> usize {
-        self.used.len()
-    }
-
-    /// The first batch that was refused and that a replay would still believe.
-    #[cfg(test)]
-    pub(in super::super) fn refused(&self) -> Option<Lsn> {
-        self.refused.map(|(first, _)| first)
-    }
-
-    /// Two syncs in a row have failed: nothing can be written any more.
-    pub(in super::super) fn is_dead(&self) -> bool {
-        self.failures >= 2
-    }
-
-    /// Whether half of all that may be is in use: a checkpoint is due.
-    pub(in super::super) fn is_half_full(&self) -> bool {
-        self.used.len() * 2 > self.settings.segments.1
-    }
-
-    /// Whether what is left should be kept for records that free something.
-    pub(in super::super) fn is_nearly_full(&self) -> bool {
-        let last = self.free.is_empty() && self.used.len() >= self.settings.segments.1;
-        last && self.current.as_ref().is_none_or(|current| current.size - current.end < current.size / 4)
-    }
-
-    /// Writes a batch, not durably.
-    pub(in super::super) fn append(&mut self, records: &[Record]) -> io::Result<Lsn> {
-        if self.is_dead() {
-            return Err(io::Error::other("the journal has failed"));
-        }
-        let length = batch::length(records.iter().map(Record::size).sum());
-        if length as u64 + 2 * PAGE as u64 > self.settings.segment_size {
-            return Err(io::Error::other("larger than a segment"));
-        }
-        let fits = |current: &Current| current.end + length as u64 <= current.size;
-        if !self.current.as_ref().is_some_and(fits) {
-            self.roll()?;
-        }
-        self.write(records)
-    }
-
-    /// Writes a batch behind the last one of the current segment.
-    fn write(&mut self, records: &[Record]) -> io::Result<Lsn> {
-        let Some(current) = &mut self.current else { return Err(io::ErrorKind::StorageFull.into()) };
-        let lsn = Lsn(self.last.0 + 1);
-        self.buffer.clear();
-        batch::write(&current.place, lsn, self.synced, records, &mut self.buffer);
-        // Whatever comes of it, nothing else gets this number or these pages.
-        self.last = lsn;
-        let at = current.end;
-        current.end += self.buffer.len() as u64;
-        if let Some(used) = self.used.back_mut() {
-            used.last = lsn;
-        }
-        let written = self.disk.write_at(current.number, at, &self.buffer);
-        if self.buffer.capacity() > 4 << 20 {
-            self.buffer = Vec::new();
-        }
-        match written {
-            Ok(()) => Ok(lsn),
-            Err(error) => {
-                self.fail();
-                Err(error)
-            }
-        }
-    }
-
-    /// Begins the next segment.
-    fn roll(&mut self) -> io::Result<()> {
-        if self.current.is_some() && self.synced < self.last {
-            self.sync()?;
-        }
-        let number = match self.free.pop() {
-            Some(number) => number,
-            None if self.used.len() < self.settings.segments.1 => self.create()?,
-            None => return Err(io::ErrorKind::StorageFull.into()),
         };
-        let begun = self.begin(number);
-        if begun.is_err() {
-            self.current = None;
+        for n in oldest..found.good.len() {
+            let (first, limit) = (found.good[n].header.first, found.limit(n));
+            if finished.damaged.iter().any(|span| span.first < limit && first <= span.last) {
+                aside(&mut disk, found.good[n].header.number);
+            }
         }
-        begun
-    }
-
-    fn begin(&mut self, number: u32) -> io::Result<()> {
-        self.generation += 1;
-        let header = segment::Header {
-            generation: self.generation,
-            first: Lsn(self.last.0 + 1),
-            previous: self.found.unwrap_or(self.last),
-            journal: self.journal,
-            boot: self.boot,
-            key: (self.random)(),
+        for Free { number, .. } in found.torn.iter().filter(|_| lost) {
+            aside(&mut disk, *number);
+        }
+        let retired = found
+            .good
+            .drain(..oldest)
+            .map(|segment| Free { number: segment.header.number, size: segment.size });
+        let free = retired.chain(found.unused).chain(found.torn).collect();
+        let used: VecDeque<Used> = found
+            .good
+            .iter()
+            .map(|Good { header, size }| Used {
+                number: header.number,
+                size: *size,
+                first: header.first,
+                failed: false,
+            })
+            .collect();
+        let voids: Vec<Span> = finished.damaged.into_iter().chain(finished.unsynced).collect();
+        let mut log = Self {
+            disk,
+            used,
+            free,
+            dropped: Vec::new(),
+            current: None,
+            next_number: found.highest.saturating_add(1),
+            generation: newest.max(settings.newest),
+            serial: finished.serial,
+            last: finished.lsn,
+            synced: finished.lsn,
+            voids,
+            failures: 0,
+            builder: Builder::default(),
+            settings,
         };
-        let size = self.disk.size(number)?;
-        self.used.push_back(Used { number, size, last: self.last, failed: false });
-        self.disk.write_at(number, 0, &header.to_bytes())?;
-        self.current = Some(Current { number, size, end: PAGE as u64, place: header.place() });
-        if let Some((first, last)) = self.refused {
-            self.write(&[Record::Void { first, last }])?;
-            self.sync()?;
-            self.refused = None;
+        while log.count() < log.settings.segments.0 {
+            let created = log.create();
+            match created {
+                Ok(segment) => log.free.push_back(segment),
+                // What lies in the journal has to get out of it, on a full disk too.
+                Err(_) if log.count() > 0 => break,
+                Err(error) => return Err(OpenError::Io { file: log.disk.path(log.next_number), error }),
+            }
         }
-        Ok(())
+        let next_serial = log.serial.next();
+        Ok((log, Recovered { messages: finished.messages, damage, next_serial }))
     }
 
-    /// Makes all batches durable.
-    pub(in super::super) fn sync(&mut self) -> io::Result<()> {
-        // Without one everything is durable, or void.
+    /// Writes `records` as one batch: it survives the death of the process, and after [`Self::sync`] that of the machine.
+    ///
+    /// What depends on an `Accept` belongs into its batch or into a later one, and an `Ended` of another message that depends
+    /// on it only behind its sync.
+    ///
+    /// # Errors
+    /// [`NoRoom`] as [`io::ErrorKind::StorageFull`] and [`io::ErrorKind::InvalidInput`] for more than [`Self::max_batch`]: nothing was
+    /// written. Any other: see [`Self::failed`].
+    pub(crate) fn append(&mut self, records: &[Record]) -> io::Result<Lsn> {
+        let accepts = records.iter().any(|record| matches!(record, Record::Accept(_)));
+        self.write(records, if accepts { Purpose::Accept } else { Purpose::Settle })
+    }
+
+    /// Makes all that was appended durable.
+    ///
+    /// # Errors
+    /// All above [`Self::synced`] is refused: what waited for it has failed, and what of it is still true has to be appended
+    /// again.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.alive()?;
         let Some(current) = &self.current else { return Ok(()) };
+        if self.synced == self.last {
+            return Ok(());
+        }
         match self.disk.sync(current.number) {
             Ok(()) => {
                 self.synced = self.last;
-                self.found = None;
                 self.failures = 0;
                 Ok(())
             }
@@ -412,45 +298,360 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// What is not durable never will be: it is refused, and its segment is left as it is.
-    fn fail(&mut self) {
-        self.failures += 1;
-        let first = self.refused.map_or(Lsn(self.synced.0 + 1), |(first, _)| first);
-        self.refused = Some((first, self.last));
-        // What comes now does not stand behind a hole: it voids it.
-        self.synced = self.last;
-        if let Some(used) = self.used.back_mut() {
-            used.failed = true;
-        }
-        self.current = None;
+    /// After a failure: begins a new segment and makes durable that the refused batches are void. Else the next append does
+    /// it; until then a power cut may bring them back.
+    ///
+    /// # Errors
+    /// As [`Self::append`]; a second failure is the journal's death.
+    pub(crate) fn recover(&mut self) -> io::Result<()> {
+        self.alive()?;
+        if self.failed() && self.current.is_none() { self.begin(0, Purpose::Control) } else { Ok(()) }
     }
 
-    /// Says durably that batches before `needed` are not needed, and that files named before `durable` are durable;
-    /// [`Log::release`] may follow.
-    pub(in super::super) fn checkpoint(&mut self, needed: Lsn, durable: Lsn) -> io::Result<()> {
-        self.append(&[Record::Checkpoint { needed, durable }])?;
-        self.sync()
-    }
-
-    /// Frees the segments that lie wholly before `needed`, which a checkpoint has said durably.
-    pub(in super::super) fn release(&mut self, needed: Lsn) -> io::Result<()> {
-        while self.used.len() > 1 && self.used.front().is_some_and(|oldest| oldest.last < needed) {
-            let Some(oldest) = self.used.pop_front() else { break };
-            if oldest.failed || oldest.size != self.settings.segment_size {
-                self.disk.remove(oldest.number)?;
-            } else {
-                self.free.push(oldest.number);
+    /// Makes durable that replay needs only batches from `needed` on, and that every Maildir file that a `Done` below
+    /// `durable` names is durable. Then segments that lie wholly below are free.
+    ///
+    /// `needed` must be at most the LSN of every `Accept` without `Ended` or `Written`, and of every message with a `Done` into
+    /// a Maildir at or above `durable`.
+    ///
+    /// # Errors
+    /// As [`Self::append`] and [`Self::sync`]; nothing was freed.
+    pub(crate) fn checkpoint(&mut self, needed: Lsn, durable: Lsn) -> io::Result<()> {
+        // It says that what stands before it is known, so nothing of that may be lost.
+        self.sync()?;
+        let next = self.last.next();
+        let (needed, durable) = (needed.min(next), durable.min(next));
+        self.write(&[Record::Checkpoint { needed, durable }], Purpose::Control)?;
+        self.sync()?;
+        while self.used.get(1).is_some_and(|second| second.first <= needed)
+            && let Some(Used { number, size, failed, .. }) = self.used.pop_front()
+        {
+            let surplus = self.count() >= self.settings.segments.1;
+            if failed || surplus && self.disk.remove(number).is_err() {
+                self.dropped.push(number);
+            } else if !surplus {
+                self.free.push_back(Free { number, size });
             }
         }
         Ok(())
     }
 
-    /// Ends a journal in which nothing is needed any more: no file is left.
-    pub(in super::super) fn close(mut self) -> io::Result<()> {
-        for number in self.disk.segments()? {
-            self.disk.remove(number)?;
+    /// A clean stop: nothing is live in the journal, and its files go. Before, `journal.id` must say that there is none.
+    ///
+    /// # Errors
+    /// As [`Self::checkpoint`]; or a file could not be removed, which loses nothing.
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        self.alive()?;
+        if !self.used.is_empty() {
+            self.checkpoint(self.last.next(), self.last.next())?;
         }
-        self.used.clear();
+        // The one with the checkpoint goes last.
+        let free = self.free.iter().map(|segment| segment.number);
+        let used = self.used.iter().map(|segment| segment.number);
+        let numbers: Vec<u32> = free.chain(self.dropped.iter().copied()).chain(used).collect();
+        numbers.into_iter().try_for_each(|number| self.disk.remove(number))
+    }
+
+    /// Longest batch that [`Self::append`] takes: the sum of [`Record::encoded_len`].
+    pub(crate) fn max_batch(&self) -> usize {
+        let size = usize::try_from(self.settings.segment_size).unwrap_or(usize::MAX);
+        let taken = 2 * PAGE + batch::HEADER + usize::try_from(self.reserve()).unwrap_or(usize::MAX);
+        size.saturating_sub(taken).min(batch::MAX_PAYLOAD)
+    }
+
+    /// Number of the last batch.
+    pub(crate) fn last(&self) -> Lsn {
+        self.last
+    }
+
+    /// All up to here is durable, or was refused.
+    pub(crate) fn synced(&self) -> Lsn {
+        self.synced
+    }
+
+    /// Newest generation begun. Once [`Self::sync`] has returned, `journal.id` may name it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Segments that hold something.
+    pub(crate) fn used_segments(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Segments that can be begun for new messages, with those that need not exist yet.
+    pub(crate) fn free_segments(&self) -> usize {
+        self.free.len() + self.settings.segments.1.saturating_sub(self.count())
+    }
+
+    /// Whether nothing from `needed` on was written.
+    pub(crate) fn is_empty(&self, needed: Lsn) -> bool {
+        self.last < needed
+    }
+
+    /// A write or sync failed, and none has succeeded since; see [`Self::recover`].
+    pub(crate) fn failed(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// It failed twice in a row: nothing is written any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.failures > 1
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.is_dead() { Err(io::Error::other("the journal failed twice in a row")) } else { Ok(()) }
+    }
+
+    fn write(&mut self, records: &[Record], purpose: Purpose) -> io::Result<Lsn> {
+        self.alive()?;
+        if records.is_empty() {
+            return Ok(self.last);
+        }
+        let len: usize = records.iter().map(Record::encoded_len).sum();
+        if len > self.max_batch() {
+            let text = format!("batch of {len} bytes, at most {} are allowed", self.max_batch());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let need = (batch::HEADER + len).next_multiple_of(PAGE) as u64;
+        let reserve = self.reserved(purpose);
+        let fits =
+            self.current.as_ref().is_some_and(|current| current.offset + need + reserve <= current.size);
+        if !fits {
+            self.begin(need, purpose)?;
+        }
+        self.builder.clear();
+        for record in records {
+            self.builder.push(record).map_err(io::Error::other)?;
+        }
+        let lsn = self.put()?;
+        for record in records {
+            if let Record::Accept(accept) = record {
+                self.serial = self.serial.max(accept.serial);
+            }
+        }
+        Ok(lsn)
+    }
+
+    /// Writes what is in the builder as the next batch.
+    fn put(&mut self) -> io::Result<Lsn> {
+        let Some(current) = &mut self.current else { return Err(io::Error::other("no segment was begun")) };
+        let lsn = self.last.next();
+        let header = batch::Header { generation: current.generation, lsn, synced: self.synced };
+        let bytes = self.builder.finish(&current.key, &header);
+        // Whole or not, the number is taken.
+        self.last = lsn;
+        match self.disk.write_at(current.number, current.offset, bytes) {
+            Ok(()) => {
+                current.offset += bytes.len() as u64;
+                Ok(lsn)
+            }
+            Err(error) => {
+                self.fail();
+                Err(error)
+            }
+        }
+    }
+
+    /// Nothing is written behind what may not be whole or durable.
+    fn fail(&mut self) {
+        self.failures += 1;
+        self.current = None;
+        if let Some(used) = self.used.back_mut() {
+            used.failed = true;
+        }
+        if self.synced < self.last {
+            let refused = Span { first: self.synced.next(), last: self.last };
+            self.voids.retain(|span| span.last < refused.first);
+            self.voids.push(refused);
+        }
+    }
+
+    /// Begins a segment with room for a batch of `need` bytes, and makes durable in it what is void.
+    fn begin(&mut self, need: u64, purpose: Purpose) -> io::Result<()> {
+        let void: Vec<Record> =
+            self.voids.iter().map(|span| Record::Void { first: span.first, last: span.last }).collect();
+        let void_len: usize = void.iter().map(Record::encoded_len).sum();
+        let void_len =
+            if void.is_empty() { 0 } else { (batch::HEADER + void_len).next_multiple_of(PAGE) as u64 };
+        let free = self.take(PAGE as u64 + void_len + need, purpose)?;
+        if let Err(error) = self.sync() {
+            self.free.push_front(free);
+            return Err(error);
+        }
+        let Free { number, size } = free;
+        self.generation += 1;
+        let key = Key((self.settings.key)());
+        let header = Header {
+            number,
+            generation: self.generation,
+            first: self.last.next(),
+            serial: self.serial,
+            journal: self.settings.journal_id,
+            boot: self.settings.boot_id,
+            key,
+        };
+        self.used.push_back(Used { number, size, first: header.first, failed: false });
+        if let Err(error) = self.disk.write_at(number, 0, &header.encode()) {
+            self.fail();
+            return Err(error);
+        }
+        let generation = self.generation;
+        self.current = Some(Current { number, size, generation, key, offset: PAGE as u64 });
+        if void.is_empty() {
+            return Ok(());
+        }
+        self.builder.clear();
+        for record in &void {
+            self.builder.push(record).map_err(io::Error::other)?;
+        }
+        self.put()?;
+        self.sync()?;
+        self.voids.clear();
         Ok(())
     }
+
+    /// A free segment with room for `need` bytes.
+    fn take(&mut self, need: u64, purpose: Purpose) -> io::Result<Free> {
+        let last = self.free.len() <= 1 && self.count() >= self.settings.segments.1;
+        let reserve = if last { self.reserve_of(purpose) } else { 0 };
+        if let Some(n) = self.free.iter().position(|segment| need + reserve <= segment.size)
+            && let Some(segment) = self.free.remove(n)
+        {
+            return Ok(segment);
+        }
+        if self.count() >= self.limit(purpose) {
+            return Err(NoRoom.into());
+        }
+        let created = self.create()?;
+        if need <= created.size {
+            return Ok(created);
+        }
+        self.free.push_back(created);
+        Err(NoRoom.into())
+    }
+
+    fn create(&mut self) -> io::Result<Free> {
+        loop {
+            let number = self.next_number;
+            let created = self.disk.create(number);
+            if created.is_ok() || created.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists) {
+                self.next_number = number.checked_add(1).ok_or(NoRoom)?;
+            }
+            match created {
+                Ok(()) => return Ok(Free { number, size: self.disk.size(number)? }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Segments in the rotation.
+    fn count(&self) -> usize {
+        self.free.len() + self.used.iter().filter(|segment| !segment.failed).count()
+    }
+
+    /// Segments that may exist for `purpose`. What frees others may have more: a host that was killed again and again has
+    /// begun a new one each time.
+    fn limit(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Accept => self.settings.segments.1,
+            Purpose::Settle | Purpose::Control => usize::MAX,
+        }
+    }
+
+    /// What `purpose` leaves of the current segment: something only when no other can be begun.
+    fn reserved(&self, purpose: Purpose) -> u64 {
+        let last = self.free.is_empty() && self.count() >= self.settings.segments.1;
+        if last { self.reserve_of(purpose) } else { 0 }
+    }
+
+    fn reserve_of(&self, purpose: Purpose) -> u64 {
+        match purpose {
+            Purpose::Accept => self.reserve(),
+            Purpose::Settle => PAGE as u64,
+            Purpose::Control => 0,
+        }
+    }
+
+    /// What new messages leave of the last segment: on a full disk too, what lies in the journal can get out of it.
+    fn reserve(&self) -> u64 {
+        (self.settings.segment_size / 8).next_multiple_of(PAGE as u64).max(4 * PAGE as u64)
+    }
+}
+
+/// A segment whose header is whole.
+struct Good {
+    header: Header,
+    size: u64,
+}
+
+/// What the headers say.
+struct Found {
+    /// In the order of their generations.
+    good: Vec<Good>,
+    unused: Vec<Free>,
+    torn: Vec<Free>,
+    highest: u32,
+    damage: Vec<String>,
+}
+
+impl Found {
+    fn heads<D: Disk>(disk: &mut D, settings: &Settings) -> Result<Self, OpenError> {
+        let mut found =
+            Self { good: Vec::new(), unused: Vec::new(), torn: Vec::new(), highest: 0, damage: Vec::new() };
+        let mut numbers = disk.segments().map_err(|error| OpenError::Io { file: disk.path(0), error })?;
+        numbers.sort_unstable();
+        for number in numbers {
+            found.highest = number;
+            let file = disk.path(number);
+            let io = |error| OpenError::Io { file: file.clone(), error };
+            // What a killed process wrote is durable or lost from here on. A failure that it was not told of is reported
+            // once; what is read afterwards is what the disk holds.
+            disk.sync(number).or_else(|_| disk.sync(number)).map_err(io)?;
+            let size = disk.size(number).map_err(io)?;
+            match Header::decode(&disk.read_head(number).map_err(io)?) {
+                Head::Good(header) if header.journal != settings.journal_id => {
+                    return Err(OpenError::AnotherHost { file });
+                }
+                Head::Good(header) if header.number != number => {
+                    let text = format!("{}: a copy of segment {}: left alone", file.display(), header.number);
+                    found.damage.push(text);
+                }
+                Head::Good(header) => found.good.push(Good { header, size }),
+                Head::Version(version) => return Err(OpenError::Newer { file, version }),
+                Head::Unused => found.unused.push(Free { number, size }),
+                Head::Torn => found.torn.push(Free { number, size }),
+                Head::Foreign => {
+                    found
+                        .damage
+                        .push(format!("{}: not a segment of the journal: left alone", file.display()));
+                }
+            }
+        }
+        found.good.sort_unstable_by_key(|segment| segment.header.generation);
+        Ok(found)
+    }
+
+    /// No batch of segment `n` has this number or a higher one.
+    fn limit(&self, n: usize) -> Lsn {
+        self.good.get(n + 1).map_or(Lsn(u64::MAX), |next| next.header.first)
+    }
+
+    /// The last checkpoint.
+    fn checkpoint<D: Disk>(&self, disk: &D) -> Result<Option<(Lsn, Lsn)>, OpenError> {
+        for (n, Good { header, .. }) in self.good.iter().enumerate().rev() {
+            let (bytes, limit) = (read(disk, header.number)?, self.limit(n));
+            let batches = scan(header, &bytes).batches;
+            let before = batches.iter().filter(|(_, batch)| batch.header.lsn < limit);
+            if let Some(checkpoint) = before.filter_map(|(_, batch)| batch.checkpoint()).next_back() {
+                return Ok(Some(checkpoint));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read<D: Disk>(disk: &D, number: u32) -> Result<Vec<u8>, OpenError> {
+    disk.read(number).map_err(|error| OpenError::Io { file: disk.path(number), error })
 }

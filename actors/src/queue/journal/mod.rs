@@ -1,11 +1,15 @@
-//! The journal on disk: segments of `queue/journal/`, the log that is written into them, and which journal is this host's.
+//! The journal on disk: which files it is made of, in what order they are written and made durable, and which journal is this
+//! host's.
+//!
+//! The format, and what a restart makes of it, is [`mailtree_protocols::journal`].
 
 mod disk;
 mod identity;
 mod log;
-#[cfg(test)]
-mod tests;
 
-pub(super) use disk::{FileDisk, remove};
+pub(super) use disk::{Disk, FileDisk};
 pub(super) use identity::Identity;
 pub(super) use log::{Log, OpenError, Recovered, Settings};
+
+#[cfg(test)]
+mod tests;

@@ -1,544 +1,689 @@
-//! The log on a disk that loses power: whatever was not synced may have been written or not, sector by sector.
+mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use mailtree_protocols::journal::{Accept, Fate, Lsn, MaildirFile, Outcome, PAGE, Record, Replayed, Serial};
+use mailtree_protocols::journal::replay::{Fate, Replayed};
+use mailtree_protocols::journal::{Accept, Lsn, MaildirFile, Outcome, PAGE, Record, Serial};
 use mailtree_protocols::queue::MessageId;
-use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
 
-use super::FileDisk;
-use super::disk::Disk;
-use super::identity::Identity;
-use super::log::{Log, OpenError, Recovered, Settings};
+use super::log::NoRoom;
+use super::{Disk, FileDisk, Log, Recovered, Settings};
 
 const SECTOR: usize = 512;
-const SETTINGS: Settings = Settings { segment_size: 64 * 1024, segments: (2, 4) };
 
-#[derive(Default, Clone)]
-struct Memory(Arc<Mutex<Contents>>);
+const SEGMENT: usize = 64 * 1024;
+
+/// Where something fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Sync,
+    /// After so many bytes.
+    Write(usize),
+}
+
+/// A file: what is on the platter, what reads see, and which sectors are to be written.
+#[derive(Clone)]
+struct Platter {
+    durable: Vec<u8>,
+    cache: Vec<u8>,
+    pending: BTreeSet<usize>,
+}
 
 #[derive(Default)]
-struct Contents {
-    durable: BTreeMap<u32, Vec<u8>>,
-    pending: Vec<(u32, usize, Vec<u8>)>,
-    /// Syncs that fail from now on.
-    failing: u32,
+struct Machine {
+    files: BTreeMap<u32, Platter>,
+    aside: Vec<u32>,
+    /// What fails next.
+    fault: Option<Fault>,
+    syncs: u64,
+    /// A segment that failed must not be touched again.
+    failed: BTreeSet<u32>,
+    full: bool,
+    random: u64,
 }
 
-impl Memory {
-    /// The power fails: of what was not synced, each sector is there or not.
-    fn cut(&self, random: &mut StdRng) {
-        let mut contents = self.0.lock().unwrap();
-        for (number, at, sector) in std::mem::take(&mut contents.pending) {
-            if random.random_bool(0.5)
-                && let Some(bytes) = contents.durable.get_mut(&number)
-            {
-                bytes[at..at + sector.len()].copy_from_slice(&sector);
+impl Machine {
+    fn random(&mut self, below: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    /// Any of the sectors that were to be written are, and the others are not.
+    fn some_reach_the_platter(&mut self, number: u32, chance: u64) {
+        let Some(file) = self.files.get_mut(&number) else { return };
+        let pending = std::mem::take(&mut file.pending);
+        for sector in pending {
+            if self.random(8) < chance {
+                let range = sector * SECTOR..(sector + 1) * SECTOR;
+                let file = self.files.get_mut(&number).unwrap();
+                file.durable[range.clone()].copy_from_slice(&file.cache[range]);
             }
         }
     }
+
+    fn power_cut(&mut self) {
+        let numbers: Vec<u32> = self.files.keys().copied().collect();
+        let chance = self.random(9);
+        for number in numbers {
+            self.some_reach_the_platter(number, chance);
+            let file = self.files.get_mut(&number).unwrap();
+            file.cache = file.durable.clone();
+        }
+        self.failed.clear();
+    }
 }
 
-impl Disk for Memory {
-    fn segments(&self) -> std::io::Result<Vec<u32>> {
-        Ok(self.0.lock().unwrap().durable.keys().copied().collect())
+/// A disk that outlives its process.
+#[derive(Clone, Default)]
+struct MemoryDisk(Arc<Mutex<Machine>>);
+
+impl MemoryDisk {
+    fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
+        self.0.lock().unwrap()
     }
 
-    fn create(&mut self, number: u32, size: u64) -> std::io::Result<()> {
-        self.0.lock().unwrap().durable.insert(number, vec![0; usize::try_from(size).unwrap()]);
+    fn fail(&self, fault: Fault) {
+        self.machine().fault = Some(fault);
+    }
+
+    /// Changes what is on the platter.
+    fn corrupt(&self, number: u32, at: usize) {
+        let mut machine = self.machine();
+        let file = machine.files.get_mut(&number).unwrap();
+        file.durable[at] ^= 0x55;
+        file.cache[at] ^= 0x55;
+    }
+
+    fn bytes(&self, number: u32) -> Vec<u8> {
+        self.machine().files[&number].durable.clone()
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn segments(&self) -> io::Result<Vec<u32>> {
+        Ok(self.machine().files.keys().rev().copied().collect())
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        format!("{number:08}.seg").into()
+    }
+
+    fn size(&self, number: u32) -> io::Result<u64> {
+        Ok(self.machine().files[&number].cache.len() as u64)
+    }
+
+    fn create(&mut self, number: u32) -> io::Result<()> {
+        let mut machine = self.machine();
+        if machine.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let zeros = vec![0; SEGMENT];
+        let file = Platter { durable: zeros.clone(), cache: zeros, pending: BTreeSet::new() };
+        assert!(machine.files.insert(number, file).is_none());
         Ok(())
     }
 
-    fn size(&self, number: u32) -> std::io::Result<u64> {
-        Ok(self.0.lock().unwrap().durable[&number].len() as u64)
+    fn read(&self, number: u32) -> io::Result<Vec<u8>> {
+        let mut machine = self.machine();
+        let file = machine.files.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
+        assert!(file.pending.is_empty(), "only what is clean leaves the cache");
+        file.cache = file.durable.clone();
+        Ok(file.durable.clone())
     }
 
-    fn head(&self, number: u32) -> std::io::Result<Vec<u8>> {
-        Ok(self.read(number)?[..PAGE].to_vec())
+    fn read_head(&self, number: u32) -> io::Result<Vec<u8>> {
+        let machine = self.machine();
+        let file = machine.files.get(&number).ok_or(io::ErrorKind::NotFound)?;
+        Ok(file.durable[..file.durable.len().min(PAGE)].to_vec())
     }
 
-    fn read(&self, number: u32) -> std::io::Result<Vec<u8>> {
-        Ok(self.0.lock().unwrap().durable[&number].clone())
-    }
-
-    fn write_at(&mut self, number: u32, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        let mut contents = self.0.lock().unwrap();
-        let at = usize::try_from(offset).unwrap();
-        for (nth, sector) in bytes.chunks(SECTOR).enumerate() {
-            contents.pending.push((number, at + nth * SECTOR, sector.to_vec()));
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self, number: u32) -> std::io::Result<()> {
-        let mut contents = self.0.lock().unwrap();
-        if contents.failing > 0 {
-            contents.failing -= 1;
-            // As the kernel does it: clean pages, and nobody knows what is on the disk.
-            return Err(std::io::Error::other("no"));
-        }
-        let Contents { durable, pending, .. } = &mut *contents;
-        let mut left = Vec::new();
-        for (of, at, sector) in std::mem::take(pending) {
-            if of == number {
-                durable.get_mut(&of).unwrap()[at..at + sector.len()].copy_from_slice(&sector);
-            } else {
-                left.push((of, at, sector));
+    fn write_at(&mut self, number: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut machine = self.machine();
+        assert!(!machine.failed.contains(&number), "segment {number} is written after it failed");
+        let whole = match machine.fault {
+            Some(Fault::Write(len)) => {
+                machine.fault = None;
+                machine.failed.insert(number);
+                Some(len.min(bytes.len()))
             }
-        }
-        *pending = left;
-        Ok(())
-    }
-
-    fn keep_copy(&mut self, number: u32) -> std::io::Result<PathBuf> {
-        Ok(format!("copy of {number}").into())
-    }
-
-    fn remove(&mut self, number: u32) -> std::io::Result<()> {
-        let mut contents = self.0.lock().unwrap();
-        contents.durable.remove(&number);
-        contents.pending.retain(|(of, ..)| *of != number);
-        Ok(())
-    }
-}
-
-fn identity(boot: u8) -> Identity {
-    Identity { journal: Some([1; 16]), newest: 0, boot: [boot; 16] }
-}
-
-fn open(disk: &Memory, boot: u8, seed: u64) -> (Log<Memory>, Recovered) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let keys = Box::new(move || {
-        let mut key = [0; 16];
-        random.fill_bytes(&mut key);
-        key
-    });
-    Log::open(disk.clone(), SETTINGS, &identity(boot), keys).unwrap()
-}
-
-fn accept(serial: Serial, recipients: usize, size: usize) -> Record {
-    Record::Accept(Accept {
-        serial,
-        id: MessageId(serial.0),
-        pool: serial.0,
-        birth: serial.0,
-        uid: 0,
-        qp: 0,
-        sender: b"a@x".to_vec(),
-        recipients: (0..recipients).map(|n| format!("{n}@y").into_bytes()).collect(),
-        properties: Vec::new(),
-        body: vec![u8::try_from(serial.0 % 251).unwrap(); size].into(),
-    })
-}
-
-fn copy(serial: Serial) -> MaildirFile {
-    MaildirFile { dir: b"/m".to_vec(), name: serial.0.to_string().into_bytes(), size: 1, crc: 2 }
-}
-
-fn done(serial: Serial, recipient: u32) -> Record {
-    let maildirs = vec![copy(serial)];
-    Record::Done { serial, recipient, outcome: Outcome::Delivered { maildirs } }
-}
-
-/// What is true of a message whatever happens.
-#[derive(Default, Clone)]
-struct Known {
-    recipients: usize,
-    size: usize,
-    lsn: Lsn,
-    /// Noted and durable, with the batch.
-    done: BTreeMap<u32, Lsn>,
-    /// Noted, durable or not.
-    noted: BTreeSet<u32>,
-    /// Over or written out: durably, or perhaps.
-    over: Option<bool>,
-}
-
-/// A life of the log, up to a power cut.
-struct Life {
-    log: Log<Memory>,
-    alive: BTreeMap<Serial, Known>,
-    /// Accepted, not acknowledged.
-    pending: Vec<(Serial, Known)>,
-    /// Noted, not durable: message, recipient or end, batch.
-    notes: Vec<(Serial, Option<u32>, Lsn)>,
-    next: u64,
-    durable: Lsn,
-    /// Refused, and not yet void: a power cut may bring it back.
-    refused: Vec<(Serial, Known)>,
-}
-
-impl Life {
-    fn step(&mut self, disk: &Memory, random: &mut StdRng, lost: &mut BTreeSet<Serial>) {
-        match random.random_range(0..20) {
-            0..8 => {
-                let mut records = Vec::new();
-                for _ in 0..random.random_range(1..4) {
-                    let known = Known {
-                        recipients: random.random_range(1..4),
-                        size: random.random_range(0..1500),
-                        ..Known::default()
-                    };
-                    self.next += 1;
-                    let serial = Serial(self.next);
-                    records.push(accept(serial, known.recipients, known.size));
-                    self.pending.push((serial, known));
-                }
-                match self.log.append(&records) {
-                    Ok(lsn) => {
-                        let from = self.pending.len() - records.len();
-                        for (_, known) in &mut self.pending[from..] {
-                            known.lsn = lsn;
-                        }
-                        if random.random_bool(0.7) {
-                            self.sync(lost);
-                        }
-                    }
-                    Err(_) => {
-                        if self.log.refused().is_some() {
-                            self.refuse();
-                        } else {
-                            // There was no room: nothing was written.
-                            let from = self.pending.len() - records.len();
-                            lost.extend(self.pending.drain(from..).map(|(serial, _)| serial));
-                        }
-                        self.checkpoint(lost);
-                    }
-                }
-            }
-            8..15 => {
-                let Some(serial) = self.any(random) else { return };
-                let known = &self.alive[&serial];
-                let recipient = random.random_range(0..u32::try_from(known.recipients).unwrap());
-                if known.noted.contains(&recipient) {
-                    return;
-                }
-                if let Ok(lsn) = self.log.append(&[done(serial, recipient)]) {
-                    self.alive.get_mut(&serial).unwrap().noted.insert(recipient);
-                    self.notes.push((serial, Some(recipient), lsn));
-                }
-            }
-            15..18 => {
-                let Some(serial) = self.any(random) else { return };
-                let record = match random.random_bool(0.5) {
-                    true => Record::Ended { serial },
-                    false => Record::Written { serial },
-                };
-                if let Ok(lsn) = self.log.append(&[record]) {
-                    self.alive.get_mut(&serial).unwrap().over = Some(false);
-                    self.notes.push((serial, None, lsn));
-                }
-            }
-            18 => self.checkpoint(lost),
-            _ => {
-                if random.random_bool(0.1) {
-                    disk.0.lock().unwrap().failing = 1;
-                }
-                self.sync(lost);
-            }
-        }
-    }
-
-    fn any(&self, random: &mut StdRng) -> Option<Serial> {
-        let open: Vec<_> =
-            self.alive.iter().filter(|(_, known)| known.over.is_none()).map(|(serial, _)| *serial).collect();
-        (!open.is_empty()).then(|| open[random.random_range(0..open.len())])
-    }
-
-    fn sync(&mut self, lost: &mut BTreeSet<Serial>) {
-        match self.log.sync() {
-            Ok(()) => self.synced(lost),
-            Err(_) => self.refuse(),
-        }
-    }
-
-    /// All that was written is durable, and what was refused is void.
-    fn synced(&mut self, lost: &mut BTreeSet<Serial>) {
-        if self.log.refused().is_none() {
-            lost.extend(self.refused.drain(..).map(|(serial, _)| serial));
-        }
-        self.alive.extend(self.pending.drain(..));
-        for (serial, what, lsn) in self.notes.drain(..) {
-            let Some(known) = self.alive.get_mut(&serial) else { continue };
-            match what {
-                Some(recipient) => drop(known.done.insert(recipient, lsn)),
-                None => known.over = Some(true),
-            }
-        }
-    }
-
-    /// What was not durable is refused; notes may be there or not.
-    fn refuse(&mut self) {
-        let first = self.log.refused().unwrap_or_default();
-        for (serial, known) in self.pending.drain(..) {
-            // One segment was ended durably, and the next failed.
-            match known.lsn > Lsn(0) && known.lsn < first {
-                true => drop(self.alive.insert(serial, known)),
-                false => self.refused.push((serial, known)),
-            }
-        }
-        self.notes.clear();
-    }
-
-    /// Everything that was delivered so far is durable.
-    fn checkpoint(&mut self, lost: &mut BTreeSet<Serial>) {
-        let after = Lsn(self.log.last().0 + 1);
-        let pending = self.pending.iter().map(|(_, known)| known.lsn);
-        let alive = self.alive.values().filter(|known| known.over != Some(true)).map(|known| known.lsn);
-        let needed = alive.chain(pending).min().unwrap_or(after).min(after);
-        // True before it is written, and whether or not that works.
-        self.durable = after;
-        if self.log.checkpoint(needed, after).is_ok() {
-            self.synced(lost);
-            self.log.release(needed).unwrap();
-            self.alive.retain(|_, known| known.over != Some(true));
-        } else if self.log.refused().is_some() {
-            self.refuse();
-        }
-    }
-}
-
-/// What was replayed against what is true.
-fn check(life: &Life, lost: &BTreeSet<Serial>, found: &[Replayed]) {
-    let found: BTreeMap<Serial, &Replayed> = found.iter().map(|one| (one.accept.serial, one)).collect();
-    for serial in found.keys() {
-        assert!(!lost.contains(serial), "{serial:?} was refused and came back");
-    }
-    for (serial, known) in &life.alive {
-        let Some(replayed) = found.get(serial) else {
-            assert!(known.over.is_some(), "{serial:?} was accepted and is gone");
-            continue;
+            Some(Fault::Sync) | None => None,
         };
-        let whole = accept(*serial, known.recipients, known.size);
-        assert_eq!(Record::Accept(replayed.accept.clone()), whole, "{serial:?} is not what was accepted");
-        for (nth, fate) in (0..).zip(&replayed.recipients) {
-            match fate {
-                Fate::Open => assert!(!known.done.contains_key(&nth), "{serial:?} {nth} was noted"),
-                Fate::Done => {
-                    assert!(known.noted.contains(&nth), "{serial:?} {nth} was never delivered");
-                    let at = known.done.get(&nth).copied().unwrap_or_default();
-                    assert!(at < life.durable, "{serial:?} {nth}: its file may not be durable");
-                }
-                Fate::InDoubt { maildirs, .. } => {
-                    assert!(known.noted.contains(&nth));
-                    assert_eq!(maildirs[..], [copy(*serial)]);
-                }
-                Fate::Failed(_) => panic!("nobody failed"),
-            }
+        let len = whole.unwrap_or(bytes.len());
+        let at = usize::try_from(offset).unwrap();
+        let file = machine.files.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
+        assert!(at + bytes.len() <= file.cache.len(), "segment {number} is written behind its end");
+        assert_eq!((at % PAGE, bytes.len() % PAGE), (0, 0));
+        if len > 0 {
+            file.cache[at..at + len].copy_from_slice(&bytes[..len]);
+            file.pending.extend(at / SECTOR..(at + len).div_ceil(SECTOR));
         }
+        if whole.is_some() { Err(io::Error::other("write")) } else { Ok(()) }
     }
-    // What nobody was told about may be there, whole, and nothing else is.
-    for (serial, replayed) in &found {
-        let mut untold = life.pending.iter().chain(&life.refused);
-        let pending = untold.find(|(other, _)| other == serial).map(|(_, known)| known);
-        let known = life.alive.get(serial).or(pending);
-        let known = known.unwrap_or_else(|| panic!("{serial:?} was over, or never accepted"));
-        let whole = accept(*serial, known.recipients, known.size);
-        assert_eq!(Record::Accept(replayed.accept.clone()), whole);
+
+    fn sync(&mut self, number: u32) -> io::Result<()> {
+        let mut machine = self.machine();
+        machine.syncs += 1;
+        if machine.fault == Some(Fault::Sync) {
+            machine.fault = None;
+            machine.failed.insert(number);
+            // The kernel marks all of it clean.
+            let chance = machine.random(9);
+            machine.some_reach_the_platter(number, chance);
+            return Err(io::Error::other("sync"));
+        }
+        machine.some_reach_the_platter(number, 8);
+        Ok(())
+    }
+
+    fn set_aside(&mut self, number: u32) -> io::Result<PathBuf> {
+        self.machine().aside.push(number);
+        Ok(format!("{number:08}.damaged.1").into())
+    }
+
+    fn remove(&mut self, number: u32) -> io::Result<()> {
+        self.machine().files.remove(&number).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_whatever_the_disk_keeps_of_the_rest() {
-    let cases: u64 = std::env::var("MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(4000);
-    let first: u64 = std::env::var("MODEL_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    for seed in first..first + cases {
-        let ran = std::panic::catch_unwind(|| one_case(seed));
-        assert!(ran.is_ok(), "seed {seed}: MODEL_SEED={seed} MODEL_CASES=1 repeats it");
+fn settings(segments: (usize, usize), boot: u8, newest: u64) -> Settings {
+    let mut n = u64::from(boot) << 32;
+    let key = Box::new(move || {
+        n += 1;
+        u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_le_bytes()
+    });
+    Settings { segment_size: SEGMENT as u64, segments, journal_id: [7; 16], boot_id: [boot; 16], newest, key }
+}
+
+fn open<D: Disk>(disk: D) -> (Log<D>, Recovered) {
+    Log::open(disk, settings((2, 4), 1, 0)).unwrap()
+}
+
+fn accept(serial: u64, body: usize) -> Record {
+    Record::Accept(message(serial, body))
+}
+
+fn message(serial: u64, body: usize) -> Accept {
+    let text: Vec<u8> = (0..body).map(|n| (serial as usize * 31 + n) as u8).collect();
+    Accept {
+        serial: Serial(serial),
+        id: MessageId(serial * 3 + 1),
+        pool: serial % 5,
+        birth: serial * 1000,
+        uid: 12,
+        qp: 13,
+        sender: format!("s{serial}@x.test").into_bytes(),
+        recipients: (0..serial % 3 + 1).map(|n| format!("r{n}@y.test").into_bytes()).collect(),
+        properties: Vec::new(),
+        body: text.into(),
     }
 }
 
-fn one_case(seed: u64) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let disk = Memory::default();
-    let (log, recovered) = open(&disk, 0, seed);
-    assert!(recovered.messages.is_empty());
-    let mut lost = BTreeSet::new();
-    let mut life = Life {
-        log,
-        alive: BTreeMap::new(),
-        pending: Vec::new(),
-        notes: Vec::new(),
-        next: 0,
-        durable: Lsn(0),
-        refused: Vec::new(),
-    };
-    // Several lives, each ended by a power cut, or by a death of the process that loses nothing written.
-    for boot in 1..4 {
-        for _ in 0..random.random_range(0..120) {
-            life.step(&disk, &mut random, &mut lost);
-        }
-        disk.0.lock().unwrap().failing = 0;
-        disk.cut(&mut random);
-        let (log, recovered) = open(&disk, boot, seed + 1000 * u64::from(boot));
-        assert_eq!(recovered.damage, Vec::<String>::new());
-        check(&life, &lost, &recovered.messages);
-        // What was replayed is what there is now: whoever was not told has it all the same.
-        let mut alive = BTreeMap::new();
-        for Replayed { accept, lsn, recipients, .. } in &recovered.messages {
-            let mut known = Known {
-                recipients: accept.recipients.len(),
-                size: accept.body.len(),
-                lsn: *lsn,
-                ..Known::default()
-            };
-            for (nth, fate) in (0..).zip(recipients) {
-                match fate {
-                    Fate::Open | Fate::Failed(_) => (),
-                    Fate::Done => drop(known.done.insert(nth, Lsn(0))),
-                    // Looked for and found: as good as before.
-                    Fate::InDoubt { .. } => drop(known.done.insert(nth, *lsn)),
-                }
-            }
-            known.noted = known.done.keys().copied().collect();
-            if recovered.messages.iter().any(|one| one.accept.serial == accept.serial && one.ended) {
-                known.over = Some(false);
-            }
-            alive.insert(accept.serial, known);
-        }
-        let untold = life.pending.drain(..).chain(life.refused.drain(..)).map(|(serial, _)| serial);
-        lost.extend(untold.filter(|serial| !alive.contains_key(serial)));
-        let next = life.next.max(recovered.last_serial.0);
-        let (pending, notes, refused) = (Vec::new(), Vec::new(), Vec::new());
-        life = Life { log, alive, pending, notes, next, durable: life.durable, refused };
-    }
+fn done(serial: u64, maildir: bool) -> Record {
+    let file =
+        MaildirFile { dir: b"/h/Maildir".to_vec(), name: serial.to_string().into_bytes(), size: 3, crc: 4 };
+    let maildirs = if maildir { vec![file] } else { Vec::new() };
+    Record::Done { serial: Serial(serial), recipient: 0, outcome: Outcome::Delivered { maildirs } }
 }
 
-/// A log with `count` messages of two recipients, each durable in a batch of its own.
-fn filled(disk: &Memory, count: u64) -> Log<Memory> {
-    let (mut log, _) = open(disk, 0, 1);
-    for serial in 1..=count {
-        log.append(&[accept(Serial(serial), 2, 3000)]).unwrap();
-        log.sync().unwrap();
-    }
-    log
+fn ended(serial: u64) -> Record {
+    Record::Ended { serial: Serial(serial) }
 }
 
 fn serials(recovered: &Recovered) -> Vec<u64> {
-    recovered.messages.iter().map(|one| one.accept.serial.0).collect()
+    recovered.messages.iter().map(|message| message.accept.serial.0).collect()
+}
+
+/// Nothing is wrong with what was found.
+fn whole(recovered: &Recovered) -> Vec<u64> {
+    assert_eq!(recovered.damage, [""; 0]);
+    serials(recovered)
 }
 
 #[test]
-fn a_torn_tail_is_nothing_and_a_hole_in_what_was_durable_is_named() {
-    let disk = Memory::default();
-    let mut log = filled(&disk, 5);
-    log.append(&[accept(Serial(6), 1, 9000)]).unwrap();
-    drop(log);
-    // Only its first sector.
-    {
-        let mut contents = disk.0.lock().unwrap();
-        let (number, at, sector) = contents.pending.remove(0);
-        contents.pending.clear();
-        contents.durable.get_mut(&number).unwrap()[at..at + SECTOR].copy_from_slice(&sector);
-    }
-    let (log, recovered) = open(&disk, 0, 2);
-    assert_eq!((serials(&recovered), recovered.damage.len()), (vec![1, 2, 3, 4, 5], 0));
-    drop(log);
-    // The third message: a page, at which its batch begins.
-    disk.0.lock().unwrap().durable.get_mut(&1).or(None).map(|bytes| bytes[3 * PAGE + 200] ^= 1);
-    disk.0.lock().unwrap().durable.get_mut(&2).or(None).map(|bytes| bytes[3 * PAGE + 200] ^= 1);
-    let (_, recovered) = open(&disk, 0, 3);
-    assert_eq!(serials(&recovered), [1, 2, 4, 5]);
-    assert_eq!(recovered.damage.len(), 1);
-    assert!(recovered.damage[0].contains("1 batches") && recovered.damage[0].contains("copy of"));
-}
-
-#[test]
-fn a_full_journal_refuses_and_takes_again_after_a_checkpoint() {
-    let disk = Memory::default();
-    let mut log = filled(&disk, 1);
-    let mut serial = 1;
-    let full = loop {
-        serial += 1;
-        match log.append(&[accept(Serial(serial), 1, 9000)]) {
-            Ok(_) => log.sync().unwrap(),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    assert!(log.is_half_full() && log.used_segments() == SETTINGS.segments.1);
-    // Everything but the last message is over.
-    let after = Lsn(log.last().0);
-    log.release(after).unwrap();
-    log.checkpoint(after, after).unwrap();
-    log.append(&[accept(Serial(serial), 1, 9000)]).unwrap();
+fn what_was_synced_comes_back() {
+    let disk = MemoryDisk::default();
+    let (mut log, recovered) = open(disk.clone());
+    assert_eq!(whole(&recovered), [0; 0]);
+    assert_eq!(recovered.next_serial, Serial(1));
+    log.append(&[accept(1, 10), accept(2, 5000)]).unwrap();
+    log.append(&[done(2, true)]).unwrap();
+    assert_eq!(log.synced(), Lsn(0));
     log.sync().unwrap();
-    let (_, recovered) = open(&disk, 0, 2);
-    assert_eq!(serials(&recovered), [serial - 1, serial]);
-    assert!(log.append(&[accept(Serial(99), 1, 70_000)]).is_err(), "larger than a segment");
+    log.append(&[ended(1)]).unwrap();
+    log.append(&[accept(3, 1)]).unwrap();
+    assert_eq!((log.synced(), log.last()), (Lsn(2), Lsn(4)));
+    // Killed: what was written is there.
+    let (_, recovered) = Log::open(disk.clone(), settings((2, 4), 1, 1)).unwrap();
+    assert_eq!(whole(&recovered), [2, 3]);
+    assert_eq!(recovered.next_serial, Serial(4));
+    assert_eq!(recovered.messages[0].accept, message(2, 5000));
+    assert!(matches!(recovered.messages[0].recipients[0], Fate::InDoubt { same_boot: true, .. }));
+    let (_, recovered) = Log::open(disk, settings((2, 4), 2, 1)).unwrap();
+    assert!(matches!(recovered.messages[0].recipients[0], Fate::InDoubt { same_boot: false, .. }));
 }
 
 #[test]
-fn after_a_failed_sync_a_new_segment_voids_what_was_refused_and_two_in_a_row_end_it() {
-    let disk = Memory::default();
-    let mut log = filled(&disk, 2);
-    log.append(&[accept(Serial(3), 1, 100)]).unwrap();
-    disk.0.lock().unwrap().failing = 1;
-    assert!(log.sync().is_err() && !log.is_dead());
-    log.append(&[accept(Serial(4), 1, 100)]).unwrap();
+fn a_torn_tail_is_nothing_to_speak_of() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 10)]).unwrap();
     log.sync().unwrap();
-    // What was refused reaches the disk all the same.
-    let pending = std::mem::take(&mut disk.0.lock().unwrap().pending);
-    for (number, at, sector) in pending {
-        disk.0.lock().unwrap().durable.get_mut(&number).unwrap()[at..at + SECTOR].copy_from_slice(&sector);
-    }
-    let (_, recovered) = open(&disk, 0, 2);
-    assert_eq!(serials(&recovered), [1, 2, 4]);
-    disk.0.lock().unwrap().failing = 2;
-    log.append(&[accept(Serial(5), 1, 100)]).unwrap();
-    assert!(log.sync().is_err());
-    assert!(log.append(&[accept(Serial(6), 1, 100)]).is_err() && log.is_dead());
-    assert!(log.append(&[accept(Serial(7), 1, 100)]).is_err());
+    log.append(&[accept(2, 5000)]).unwrap();
+    log.append(&[done(1, false)]).unwrap();
+    log.sync().unwrap();
+    // The last sync did not return: its first batch is not whole.
+    disk.corrupt(1, 2 * PAGE + 100);
+    let (mut log, recovered) = open(disk.clone());
+    assert_eq!(whole(&recovered), [1]);
+    assert_eq!(recovered.messages[0].recipients[0], Fate::Done);
+    log.append(&[accept(3, 1)]).unwrap();
+    log.sync().unwrap();
+    // It is declared void, not found again as damage below what is durable now.
+    log.append(&[accept(4, 1)]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(whole(&open(disk.clone()).1), [1, 3, 4]);
+    assert!(disk.machine().aside.is_empty());
 }
 
 #[test]
-fn a_journal_that_is_not_this_homes_is_refused_by_name() {
-    let disk = Memory::default();
-    let log = filled(&disk, 1);
-    let generation = log.generation();
-    let keys = || Box::new(|| [9_u8; 16]) as Box<dyn FnMut() -> [u8; 16] + Send>;
-    let open = |identity: &Identity| Log::open(disk.clone(), SETTINGS, identity, keys()).map(drop);
-    let other = Identity { journal: Some([2; 16]), ..identity(0) };
-    assert!(matches!(open(&other), Err(OpenError::Foreign)));
-    let newer = Identity { newest: generation + 1, ..identity(0) };
-    assert!(matches!(open(&newer), Err(OpenError::Older { found, .. }) if found == generation));
-    assert!(open(&Identity { newest: generation, ..identity(0) }).is_ok());
-    let number = disk.segments().unwrap()[0];
-    disk.0.lock().unwrap().durable.get_mut(&number).unwrap()[..12].copy_from_slice(b"mtjournl\x02\0\0\0");
-    assert!(matches!(open(&identity(0)), Err(OpenError::Version(_, 2))));
-}
-
-#[test]
-fn on_real_files_a_journal_is_written_read_and_removed() {
-    let dir = tempfile::tempdir().unwrap();
-    let open = || {
-        let keys = Box::new(|| [9_u8; 16]);
-        Log::open(FileDisk::new(dir.path()), SETTINGS, &identity(0), keys).unwrap()
-    };
-    let (mut log, _) = open();
-    for serial in 1..40 {
-        log.append(&[accept(Serial(serial), 1, 3000)]).unwrap();
+fn damage_is_named_once_and_costs_only_what_it_hit() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    for serial in 1..=4 {
+        log.append(&[accept(serial, 10)]).unwrap();
         log.sync().unwrap();
     }
-    assert!(std::fs::metadata(dir.path().join("00000001.seg")).unwrap().len() == SETTINGS.segment_size);
-    drop(log);
-    let (mut log, recovered) = open();
-    assert_eq!(serials(&recovered), (1..40).collect::<Vec<_>>());
-    let after = Lsn(log.last().0 + 1);
-    log.checkpoint(after, after).unwrap();
-    log.release(after).unwrap();
-    drop(log);
-    let (log, recovered) = open();
-    assert!(recovered.messages.is_empty());
+    disk.corrupt(1, 2 * PAGE + 100);
+    let (mut log, recovered) = open(disk.clone());
+    assert_eq!(serials(&recovered), [1, 3, 4]);
+    let text = recovered.damage.join("; ");
+    assert_eq!(text, "journal: batches 2 are damaged or missing; 00000001.seg: copied to 00000001.damaged.1");
+    assert_eq!(disk.machine().aside, [1]);
+    log.append(&[accept(5, 10)]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(whole(&open(disk).1), [1, 3, 4, 5]);
+}
+
+/// Fills segments with messages that end at once, and checkpoints as long as `rounds`.
+fn rounds(log: &mut Log<MemoryDisk>, from: u64, rounds: u64) -> u64 {
+    for serial in from..from + rounds {
+        log.append(&[accept(serial, 20_000)]).unwrap();
+        log.append(&[ended(serial)]).unwrap();
+        log.sync().unwrap();
+        let next = Lsn(log.last().0 + 1);
+        log.checkpoint(next, next).unwrap();
+    }
+    from + rounds
+}
+
+#[test]
+fn segments_go_round_and_old_batches_in_them_are_dead() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    let next = rounds(&mut log, 1, 20);
+    assert_eq!(disk.machine().files.len(), 2);
+    assert!(log.generation() > 6);
+    let (mut log, recovered) = open(disk.clone());
+    assert_eq!(whole(&recovered), [0; 0]);
+    assert_eq!(recovered.next_serial, Serial(next));
+    log.append(&[accept(next, 1)]).unwrap();
+    log.sync().unwrap();
+    // The segment that was begun holds whole batches of earlier generations behind the new one.
+    let (_, recovered) = open(disk);
+    assert_eq!(whole(&recovered), [next]);
+}
+
+#[test]
+fn serials_and_batches_are_numbered_on() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    let next = rounds(&mut log, 1, 9);
+    let (last, generation) = (log.last(), log.generation());
+    for _ in 0..2 {
+        let (log, recovered) = open(disk.clone());
+        assert_eq!(recovered.next_serial, Serial(next));
+        assert_eq!((log.last(), log.generation()), (last, generation));
+    }
+}
+
+#[test]
+fn a_header_that_cannot_be_read_is_damage_only_where_something_is_missing() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 40_000)]).unwrap();
+    log.append(&[accept(2, 40_000)]).unwrap();
+    log.append(&[accept(3, 40_000)]).unwrap();
+    log.sync().unwrap();
+    log.append(&[ended(1), ended(2)]).unwrap();
+    log.sync().unwrap();
+    let generation = log.generation();
+    assert_eq!(generation, 3);
+    disk.corrupt(2, 50);
+    let (_, recovered) = Log::open(disk.clone(), settings((2, 4), 1, generation)).unwrap();
+    // The end of 1 may have had its reason in what is missing.
+    assert_eq!(serials(&recovered), [1, 3]);
+    assert!(recovered.damage[0].contains("batches 2 are"), "{:?}", recovered.damage);
+    assert!(disk.machine().aside.contains(&2));
+    disk.corrupt(2, 50);
+
+    // The newest.
+    disk.corrupt(3, 50);
+    let (_, recovered) = Log::open(disk.clone(), settings((2, 4), 1, generation)).unwrap();
+    assert_eq!(serials(&recovered), [1, 2]);
+    assert_eq!(recovered.damage[0], "journal: generation 3 cannot be read");
+    disk.corrupt(3, 50);
+
+    // One that holds nothing that is needed.
+    let (mut log, _) = open(disk.clone());
+    let next = Lsn(log.last().0 + 1);
+    log.append(&[ended(3)]).unwrap();
+    log.checkpoint(next, next).unwrap();
+    disk.machine().aside.clear();
+    disk.corrupt(2, 50);
+    assert_eq!(whole(&open(disk.clone()).1), [0; 0]);
+    assert!(disk.machine().aside.is_empty());
+}
+
+fn refused(disk: &MemoryDisk, settings: Settings) -> String {
+    let before: Vec<Vec<u8>> = disk.machine().files.values().map(|file| file.cache.clone()).collect();
+    let text = Log::open(disk.clone(), settings).err().unwrap().to_string();
+    let after: Vec<Vec<u8>> = disk.machine().files.values().map(|file| file.cache.clone()).collect();
+    assert!(before == after);
+    text
+}
+
+#[test]
+fn a_journal_that_is_not_the_last_one_of_this_host_is_refused() {
+    let disk = MemoryDisk::default();
+    let missing = refused(&disk, settings((2, 4), 1, 4));
+    assert!(missing.contains("generation 0, was 4"), "{missing}");
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 1)]).unwrap();
+    log.sync().unwrap();
+    let older = refused(&disk, settings((2, 4), 1, 2));
+    assert!(
+        older.starts_with("00000001.seg: the journal is older than it was (generation 1, was 2)"),
+        "{older}"
+    );
+    let mut other = settings((2, 4), 1, 1);
+    other.journal_id = [8; 16];
+    let other = refused(&disk, other);
+    assert!(other.starts_with("00000001.seg: belongs to another host's journal"), "{other}");
+    {
+        let mut machine = disk.machine();
+        let file = machine.files.get_mut(&2).unwrap();
+        let mut head = file.durable[..PAGE].to_vec();
+        assert!(head.iter().all(|byte| *byte == 0));
+        head[..8].copy_from_slice(b"mtjournl");
+        head[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32c::crc32c(&head[..12]);
+        head[12..16].copy_from_slice(&crc.to_le_bytes());
+        file.durable[..PAGE].copy_from_slice(&head);
+        file.cache[..PAGE].copy_from_slice(&head);
+    }
+    let newer = refused(&disk, settings((2, 4), 1, 1));
+    assert_eq!(newer, "00000002.seg: made by a newer mailtree (format 2): start that one");
+}
+
+#[test]
+fn files_that_are_not_ours_are_named_and_left_alone() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 1)]).unwrap();
+    log.sync().unwrap();
+    let mut copy = disk.machine().files[&1].clone();
+    disk.machine().files.insert(5, copy.clone());
+    copy.durable = vec![b'x'; SEGMENT];
+    copy.cache = copy.durable.clone();
+    disk.machine().files.insert(6, copy);
+    let (mut log, recovered) = open(disk.clone());
+    assert_eq!(serials(&recovered), [1]);
+    assert_eq!(
+        recovered.damage,
+        [
+            "00000005.seg: a copy of segment 1: left alone",
+            "00000006.seg: not a segment of the journal: left alone"
+        ]
+    );
+    for serial in 2..6 {
+        log.append(&[accept(serial, 40_000)]).ok();
+    }
+    log.sync().unwrap();
+    assert!(disk.bytes(6).iter().all(|byte| *byte == b'x'));
+    assert_eq!(disk.bytes(5), disk.bytes(1));
+    assert!(disk.machine().files.contains_key(&7));
+}
+
+fn no_room(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StorageFull && error.get_ref().is_some_and(|error| error.is::<NoRoom>())
+}
+
+#[test]
+fn a_full_journal_takes_no_message_and_drains() {
+    for disk_is_full in [false, true] {
+        let disk = MemoryDisk::default();
+        let (mut log, _) = Log::open(disk.clone(), settings((2, 2), 1, 0)).unwrap();
+        disk.machine().full = disk_is_full;
+        let mut serial = 1;
+        let error = loop {
+            match log.append(&[accept(serial, 9000)]) {
+                Ok(_) => serial += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(no_room(&error), "{error}");
+        assert!(serial > 6 && log.free_segments() == 0 && !log.failed());
+        let last = log.last();
+        log.sync().unwrap();
+        assert!(no_room(&log.append(&[accept(serial, 9000)]).unwrap_err()));
+        assert_eq!(log.last(), last, "nothing was written");
+        for serial in 1..serial {
+            log.append(&[ended(serial)]).ok();
+        }
+        let ended_all: Vec<Record> = (1..serial).map(ended).collect();
+        if !disk_is_full {
+            log.append(&ended_all).unwrap();
+        }
+        // One page is kept for this.
+        let next = Lsn(log.last().0 + 1);
+        log.checkpoint(next, next).unwrap();
+        assert!(log.free_segments() > 0);
+        log.append(&[accept(serial, 9000)]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(whole(&open(disk).1), [serial]);
+    }
+}
+
+#[test]
+fn a_batch_that_fits_into_no_segment_is_refused_before_anything_is_written() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = Log::open(disk, settings((2, 2), 1, 0)).unwrap();
+    let body = log.max_batch() - accept(1, 0).encoded_len();
+    let error = log.append(&[accept(1, body + 1)]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!((log.last(), log.generation()), (Lsn(0), 0));
+    // The largest one fits into the last segment too.
+    for serial in 1..=6 {
+        let largest = accept(serial, log.max_batch() - accept(serial, 0).encoded_len());
+        log.append(&[largest]).unwrap();
+        let next = Lsn(log.last().0 + 1);
+        log.checkpoint(next, next).unwrap();
+    }
+}
+
+#[test]
+fn a_failed_sync_refuses_what_was_not_durable() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 10)]).unwrap();
+    log.sync().unwrap();
+    log.append(&[accept(2, 10), done(1, false)]).unwrap();
+    log.append(&[ended(1)]).unwrap();
+    disk.fail(Fault::Sync);
+    log.sync().unwrap_err();
+    assert!(log.failed() && !log.is_dead());
+    let refused = disk.bytes(1);
+    log.recover().unwrap();
+    assert!(!log.failed());
+    assert_eq!(log.generation(), 2);
+    log.append(&[accept(3, 10)]).unwrap();
+    log.sync().unwrap();
+    disk.machine().power_cut();
+    assert_eq!(disk.bytes(1), refused);
+    let (_, recovered) = open(disk);
+    assert_eq!(whole(&recovered), [1, 3]);
+    assert_eq!(recovered.messages[0].recipients, vec![Fate::Open; 2]);
+}
+
+#[test]
+fn a_write_that_is_not_whole_is_a_failure_too() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 10)]).unwrap();
+    log.sync().unwrap();
+    for len in [0, 700, PAGE] {
+        disk.fail(Fault::Write(len));
+        log.append(&[accept(2, 10)]).unwrap_err();
+        assert!(log.failed());
+        log.append(&[accept(3 + len as u64, 10)]).unwrap();
+        log.sync().unwrap();
+    }
+    disk.machine().power_cut();
+    assert_eq!(whole(&open(disk).1), [1, 3, 703, 3 + PAGE as u64]);
+}
+
+#[test]
+fn two_failures_in_a_row_are_the_end() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 10)]).unwrap();
+    disk.fail(Fault::Sync);
+    log.sync().unwrap_err();
+    disk.fail(Fault::Sync);
+    log.append(&[accept(2, 10)]).unwrap_err();
+    assert!(log.is_dead());
+    for result in
+        [log.append(&[ended(1)]).map(drop), log.sync(), log.checkpoint(Lsn(1), Lsn(1)), log.recover()]
+    {
+        assert_eq!(result.unwrap_err().to_string(), "the journal failed twice in a row");
+    }
+    log.close().unwrap_err();
+    assert!(!disk.machine().files.is_empty());
+}
+
+#[test]
+fn a_segment_that_failed_is_not_used_again_and_takes_nobodys_place() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = Log::open(disk.clone(), settings((2, 2), 1, 0)).unwrap();
+    log.append(&[accept(1, 10)]).unwrap();
+    disk.fail(Fault::Sync);
+    log.sync().unwrap_err();
+    // The machine refuses every write to it.
+    rounds(&mut log, 2, 12);
+    assert_eq!(disk.machine().files.len(), 3);
     log.close().unwrap();
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    // A file of somebody else's is neither read nor written.
-    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("00000001.seg")).unwrap();
-    let keys = Box::new(|| [9_u8; 16]);
-    std::fs::hard_link("/proc/self/exe", dir.path().join("x")).ok();
-    drop(Log::open(FileDisk::new(dir.path()), SETTINGS, &identity(0), keys));
-    assert!(std::fs::read("/etc/passwd").unwrap().starts_with(b"root"));
+    assert!(disk.machine().files.is_empty());
+}
+
+#[test]
+fn a_closed_journal_is_gone() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    let next = rounds(&mut log, 1, 5);
+    assert!(!log.is_empty(log.last()) && log.is_empty(Lsn(log.last().0 + 1)));
+    log.append(&[accept(next, 1)]).unwrap();
+    drop(log);
+    let (mut log, _) = open(disk.clone());
+    log.append(&[Record::Written { serial: Serial(next) }]).unwrap();
+    log.close().unwrap();
+    assert!(disk.machine().files.is_empty());
+    let (log, recovered) = open(disk);
+    assert_eq!((whole(&recovered), log.last()), (vec![], Lsn(0)));
+}
+
+#[test]
+fn what_an_old_process_writes_behind_the_next_one_is_ignored() {
+    let disk = MemoryDisk::default();
+    let (mut old, _) = open(disk.clone());
+    old.append(&[accept(1, 1)]).unwrap();
+    old.sync().unwrap();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(2, 1)]).unwrap();
+    log.sync().unwrap();
+    old.append(&[accept(3, 1)]).unwrap();
+    old.sync().unwrap();
+    let (_, recovered) = open(disk);
+    assert_eq!(serials(&recovered), [1, 2]);
+    assert_eq!(recovered.damage, ["00000001.seg: batch 2 was written too late: ignored"]);
+}
+
+#[test]
+fn segments_of_another_size_are_read_and_used() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = open(disk.clone());
+    log.append(&[accept(1, 10)]).unwrap();
+    log.sync().unwrap();
+    let mut larger = settings((2, 4), 1, 1);
+    larger.segment_size = 4 * SEGMENT as u64;
+    let (mut log, recovered) = Log::open(disk, larger).unwrap();
+    assert_eq!(whole(&recovered), [1]);
+    // Every file of this disk is smaller than the setting: what fits into none is refused, not written behind the end.
+    assert!(no_room(&log.append(&[accept(2, 2 * SEGMENT)]).unwrap_err()));
+    log.append(&[accept(2, 30_000)]).unwrap();
+    log.append(&[accept(3, 30_000)]).unwrap();
+    log.sync().unwrap();
+}
+
+#[test]
+fn the_files_are_what_they_should_be() {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let disk = || FileDisk::open(&path, SEGMENT as u64).unwrap();
+    let (mut log, _) = open(disk());
+    let meta = fs::metadata(path.join("00000001.seg")).unwrap();
+    assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (SEGMENT as u64, 0o600));
+    assert!(meta.blocks() * 512 >= SEGMENT as u64, "real zeros");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    log.append(&[accept(1, 5000), accept(2, 1)]).unwrap();
+    log.sync().unwrap();
+    log.append(&[ended(2)]).unwrap();
+    drop(log);
+    // Neither of these is ever touched.
+    std::os::unix::fs::symlink("/etc/passwd", path.join("00000003.seg")).unwrap();
+    fs::create_dir(path.join("00000004.seg")).unwrap();
+    fs::write(path.join("00000002.new"), "left by a crash").unwrap();
+    let (mut log, recovered) = open(disk());
+    assert_eq!(whole(&recovered), [1]);
+    assert_eq!(recovered.messages[0].accept, message(1, 5000));
+    for serial in 3..6 {
+        log.append(&[accept(serial, 40_000)]).unwrap();
+    }
+    log.sync().unwrap();
+    assert!(path.join("00000005.seg").exists());
+    assert!(fs::symlink_metadata(path.join("00000003.seg")).unwrap().is_symlink());
+    assert!(path.join("00000004.seg").is_dir());
+
+    let mut disk = disk();
+    let copy = disk.set_aside(1).unwrap();
+    assert!(copy.ends_with("00000001.damaged.1"));
+    assert_eq!(disk.set_aside(1).unwrap(), copy, "the same is kept once");
+    disk.write_at(1, PAGE as u64, &[1; PAGE]).unwrap();
+    assert!(disk.set_aside(1).unwrap().ends_with("00000001.damaged.2"));
+    assert_eq!(fs::read(copy).unwrap().len(), SEGMENT);
+    fs::remove_file(path.join("00000003.seg")).unwrap();
+    assert_eq!(disk.create(1).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    log.close().unwrap();
+    let left: BTreeSet<String> =
+        fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let left: Vec<&str> = left.iter().map(String::as_str).collect();
+    assert_eq!(left, ["00000001.damaged.1", "00000001.damaged.2", "00000002.new", "00000004.seg"]);
 }
