@@ -226,7 +226,8 @@ impl Control {
         let value = Arc::new(read(&mut reading));
         let unreadable = reading.problems.iter().any(|problem| problem.temporary);
         let value = Error::unless_none(reading.problems, value);
-        *kept = (!unreadable).then(|| Kept { seen: reading.seen, looked: Instant::now(), value: value.clone() });
+        *kept =
+            (!unreadable).then(|| Kept { seen: reading.seen, looked: Instant::now(), value: value.clone() });
         value
     }
 }

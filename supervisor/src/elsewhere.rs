@@ -77,7 +77,12 @@ pub(crate) fn find(paths: &Paths) -> Result<Vec<Elsewhere>, Failure> {
         seen.push(home.clone());
         found.extend(elsewhere(&source, &home, &domains));
         let users = home.join("vpasswd");
-        for user in durable::read(&users).ok().flatten().and_then(|text| vpasswd::parse(&text).ok()).into_iter().flatten()
+        for user in durable::read(&users)
+            .ok()
+            .flatten()
+            .and_then(|text| vpasswd::parse(&text).ok())
+            .into_iter()
+            .flatten()
         {
             found.extend(elsewhere(&users, &path(&user.dir), &domains));
             if found.len() >= MOST {
@@ -98,8 +103,11 @@ fn elsewhere(file: &Path, named: &Path, domains: &Path) -> Option<Elsewhere> {
     let parts: Vec<&OsStr> = named.iter().collect();
     let at = parts.iter().rposition(|part| *part == "domains")?;
     let here = parts[at + 1..].iter().fold(domains.to_owned(), |path, part| path.join(part));
-    (here != domains && here.is_dir())
-        .then(|| Elsewhere { file: file.to_owned(), named: named.to_owned(), here })
+    (here != domains && here.is_dir()).then(|| Elsewhere {
+        file: file.to_owned(),
+        named: named.to_owned(),
+        here,
+    })
 }
 
 fn real(path: &Path) -> Option<PathBuf> {

@@ -172,12 +172,7 @@ impl<'a> Vpopmail<'a> {
 
     /// Rewrites the paths that begin with `old`: in each domain's `vpasswd` and `.qmail` files, and then in `users/assign`. Which
     /// files, and how many paths in each. With `dry_run` nothing is written.
-    pub fn relocate(
-        &self,
-        old: &Path,
-        new: &Path,
-        dry_run: bool,
-    ) -> Result<Vec<(PathBuf, usize)>, Failure> {
+    pub fn relocate(&self, old: &Path, new: &Path, dry_run: bool) -> Result<Vec<(PathBuf, usize)>, Failure> {
         let (old, new) = (field(old)?, field(new)?);
         let users = Owner::of(&self.paths.users)?;
         let _lock = Lock::take(&self.paths.users.join("assign.lock"), users)?;
@@ -529,10 +524,12 @@ mod tests {
         home.add_domain("virtual.example").unwrap();
         home.add_user("bob", "virtual.example").unwrap();
         assert_eq!(crate::elsewhere::find(&home.paths).unwrap(), []);
-        let new = home.paths.home.parent().unwrap().join(format!(
-            "{}-moved",
-            home.paths.home.file_name().unwrap().to_str().unwrap()
-        ));
+        let new = home
+            .paths
+            .home
+            .parent()
+            .unwrap()
+            .join(format!("{}-moved", home.paths.home.file_name().unwrap().to_str().unwrap()));
         std::fs::create_dir(&new).unwrap();
         std::process::Command::new("cp").arg("-a").arg(home.paths.home.join(".")).arg(&new).status().unwrap();
         let paths = Host::load(&new).unwrap().paths();
@@ -555,7 +552,8 @@ mod tests {
 
     #[test]
     fn only_whole_paths_are_rewritten() {
-        let text = b"| /old/bin/x '' /old/domains/y/z\n/older/Maildir/\n/a/old/Maildir/\n&bob@old\n\"/old\"\n";
+        let text =
+            b"| /old/bin/x '' /old/domains/y/z\n/older/Maildir/\n/a/old/Maildir/\n&bob@old\n\"/old\"\n";
         let (text, count) = replaced(text, b"/old", b"/new/place");
         let expected = "| /new/place/bin/x '' /new/place/domains/y/z\n/older/Maildir/\n/a/old/Maildir/\n&bob@old\n\"/new/place\"\n";
         assert_eq!((String::from_utf8(text).unwrap().as_str(), count), (expected, 3));

@@ -156,8 +156,11 @@ fn at_every_crash_point_nothing_accepted_is_lost(journal: bool) {
         let reached = ["3", "1"].iter().any(|times| {
             host.kill();
             host.relaunch_with(&[("MAILTREE_CRASH_POINT", &format!("{point}:{times}"))]);
-            if *times == "1" {
-                host.run(&["svc", "-p", "send"]);
+            while *times == "1"
+                && host.ended().is_none()
+                && !(host.run(&["svc", "-p", "send"]).code == Some(0) && host.is_up("send"))
+            {
+                tick(Duration::from_millis(10));
             }
             let load = Load::start(host.address(), &plan(&format!("at-{times}-{number}"), 48));
             let reached = dies(&mut host, &load, Duration::from_secs(6));

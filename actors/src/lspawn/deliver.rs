@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mailtree_protocols::envelope::Recipient;
+use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::Invoker;
 use mailtree_protocols::report::Report;
 use mailtree_protocols::{address, maildir as names};
@@ -30,31 +31,41 @@ struct Done {
     body: Body,
 }
 
-/// Delivers to each recipient, and reports.
-pub(super) async fn deliver(local: Arc<Local>, delivery: Delivery) {
-    let delivery = Arc::new(delivery);
-    let mut reports = Vec::with_capacity(delivery.recipients.len());
-    for nth in 0..delivery.recipients.len() {
-        reports.push(one(&local, &delivery, nth).await.unwrap_or_else(|report| report));
-    }
-    delivery.report.send(reports);
+/// What a thread needs to know of a delivery: not where to report. A thread that hangs must not keep the port, and with it a
+/// new qmail-send, waiting.
+struct Job {
+    id: MessageId,
+    birth: u64,
+    sender: Vec<u8>,
+    channel: Channel,
+    again: bool,
 }
 
-async fn one(local: &Arc<Local>, delivery: &Arc<Delivery>, nth: usize) -> Result<Report, Report> {
-    let recipient = &delivery.recipients[nth];
-    let home = home(local, recipient).await?;
+/// Delivers to each recipient, and reports.
+pub(super) async fn deliver(local: Arc<Local>, delivery: Delivery) {
+    let Delivery { id, birth, sender, recipients, channel, again, report, .. } = delivery;
+    let job = Arc::new(Job { id, birth, sender, channel, again });
+    let mut reports = Vec::with_capacity(recipients.len());
+    for recipient in recipients {
+        reports.push(one(&local, &job, Arc::new(recipient)).await.unwrap_or_else(|report| report));
+    }
+    report.send(reports);
+}
+
+async fn one(local: &Arc<Local>, job: &Arc<Job>, recipient: Arc<Recipient>) -> Result<Report, Report> {
+    let home = home(local, &recipient).await?;
     let mut hasher = DefaultHasher::new();
     recipient.address.hash(&mut hasher);
     let key = Key { device: local.mounts.device(&home.dir), person: hasher.finish() };
     let work = {
-        let (local, delivery) = (Arc::clone(local), Arc::clone(delivery));
-        move || on_thread(&local, &delivery, nth, home)
+        let (local, job, recipient) = (Arc::clone(local), Arc::clone(job), Arc::clone(&recipient));
+        move || on_thread(&local, &job, &recipient, home)
     };
     let done = local.arguments.pool.run(key, DEADLINE, work).await.map_err(|refused| silent(&refused))??;
     let did = done.plan.did;
     let mut text = format!("did {}+{}+{}\n", did.0, did.1, did.2);
     if !done.plan.forwards.is_empty() {
-        let qp = forward(local, delivery, recipient, &done).await?;
+        let qp = forward(local, job, &recipient, &done).await?;
         text.push_str(&format!("qp {qp}\n"));
     }
     Ok(Report::success(text))
@@ -82,14 +93,13 @@ fn silent(refused: &Refused) -> Report {
 }
 
 /// What may wait for the user's file system.
-fn on_thread(local: &Local, delivery: &Delivery, nth: usize, home: Home) -> Result<Done, Report> {
-    let recipient = &delivery.recipients[nth];
+fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Result<Done, Report> {
     let queue = &local.arguments.queue;
-    let body = queue.body(delivery.id).map_err(unreadable_mess)?;
+    let body = queue.body(job.id).map_err(unreadable_mess)?;
     let plan = local.plan(&recipient.address, home, &body)?;
     let head = [
         b"Return-Path: <",
-        &*one_line(&address::quoted(&delivery.sender).unwrap_or_else(|| delivery.sender.clone())),
+        &*one_line(&address::quoted(&job.sender).unwrap_or_else(|| job.sender.clone())),
         b">\nDelivered-To: ",
         &*plan.delivered_to,
         b"\n",
@@ -98,14 +108,13 @@ fn on_thread(local: &Local, delivery: &Delivery, nth: usize, home: Home) -> Resu
     let size = body.size() + head.len() as u64;
     let mut copies = Vec::with_capacity(plan.maildirs.len());
     for (n, dir) in plan.maildirs.iter().enumerate() {
-        let name = names::name(delivery.birth, delivery.id, recipient.offset, n, &local.arguments.me, size);
-        let copy = Copy { maildir: dir, name: &name, head: &head, body: &body, again: delivery.again };
+        let name = names::name(job.birth, job.id, recipient.offset, n, &local.arguments.me, size);
+        let copy = Copy { maildir: dir, name: &name, head: &head, body: &body, again: job.again };
         copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
     }
-    let record = (delivery.channel, recipient.offset);
+    let record = (job.channel, recipient.offset);
     // With a forward still to come the recipient is not done.
-    let noted =
-        !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(delivery.id, record, &copies);
+    let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(job.id, record, &copies);
     if !noted {
         maildir::sync(&copies).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
     }
@@ -116,19 +125,14 @@ fn trouble(dir: &Path, error: &io::Error) -> Report {
     tracing::warn!("warning: unable to deliver to {}: {error}", dir.display());
     match error.kind() {
         io::ErrorKind::NotFound => Report::deferral("Unable to chdir to maildir. (#4.2.1)\n"),
-        _ => Report::deferral("Temporary error on maildir delivery. (#4.3.0)\n"),
+        _ => Report::deferral("Temporary error on maildir job. (#4.3.0)\n"),
     }
 }
 
 /// Puts the message back into the queue for other addresses; the number of that queueing.
-async fn forward(
-    local: &Local,
-    delivery: &Delivery,
-    recipient: &Recipient,
-    done: &Done,
-) -> Result<u64, Report> {
+async fn forward(local: &Local, job: &Job, recipient: &Recipient, done: &Done) -> Result<u64, Report> {
     let trouble = |cause: String| {
-        tracing::warn!(msg = delivery.id.0, "warning: unable to forward: {cause}");
+        tracing::warn!(msg = job.id.0, "warning: unable to forward: {cause}");
         Report::deferral("Unable to forward message: qq trouble. (#4.3.0)\n")
     };
     let queue = &local.arguments.queue;
@@ -144,7 +148,7 @@ async fn forward(
         at += chunk.len() as u64;
         reception.write(&chunk).await.map_err(|error| trouble(error.to_string()))?;
     }
-    let parent = Alongside::Forward(delivery.id, delivery.channel, recipient.offset);
-    let commit = reception.commit_with(delivery.sender.clone(), done.plan.forwards.clone(), Some(parent));
+    let parent = Alongside::Forward(job.id, job.channel, recipient.offset);
+    let commit = reception.commit_with(job.sender.clone(), done.plan.forwards.clone(), Some(parent));
     Ok(commit.await.map_err(|error| trouble(error.to_string()))?.qp)
 }

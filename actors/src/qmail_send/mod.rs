@@ -132,14 +132,8 @@ struct Results {
 
 impl Results {
     fn new(channel: &'static str) -> Self {
-        let of = |class: Class| {
-            metrics::counter!("mailtree_deliveries_total", "channel" => channel, "result" => class.word())
-        };
-        Self {
-            success: of(Class::Success),
-            failure: of(Class::Failure),
-            deferral: of(Class::Deferral),
-        }
+        let of = |class: Class| metrics::counter!("mailtree_deliveries_total", "channel" => channel, "result" => class.word());
+        Self { success: of(Class::Success), failure: of(Class::Failure), deferral: of(Class::Deferral) }
     }
 
     fn count(&self, class: Class) {
@@ -476,6 +470,8 @@ impl State {
             self.retry_end.pop();
             self.end_if_settled(id);
         }
+        // A pull may have met an earlier incarnation.
+        self.pulled = true;
         self.look_at_unseen(now);
         self.place_again(now);
         self.count_messages();

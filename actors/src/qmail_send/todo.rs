@@ -23,6 +23,8 @@ impl State {
             return;
         }
         self.look |= self.queue.trigger().set();
+        let now = unix_now();
+        self.unseen.extend(self.queue.surfaced().into_iter().map(|id| (now, id)));
         for (id, channel) in self.queue.reopened() {
             self.reopened(id, channel);
         }

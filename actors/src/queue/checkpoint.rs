@@ -6,11 +6,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use mailtree_protocols::journal::{Lsn, MaildirFile};
 
 use super::crash::{Point, reached};
@@ -24,6 +24,12 @@ const EVERY: Duration = Duration::from_secs(2);
 
 /// How long a device may take to sync.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same while the host stops.
+const HURRY: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the host stops.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Recipients on the list, each with an open file; from half of it on a checkpoint begins at once.
 const MAX: usize = 8192;
@@ -49,6 +55,8 @@ pub struct InMaildir {
 pub(super) struct Checkpoints {
     state: Mutex<State>,
     wake: Condvar,
+    /// The host stops: nobody waits long any more.
+    hurried: AtomicBool,
     /// Places on the list that are taken, of this and the checkpoint under way.
     taken: Arc<AtomicUsize>,
 }
@@ -99,6 +107,15 @@ impl Checkpoints {
         }
     }
 
+    /// From now on a device has [`HURRY`] to sync.
+    pub(super) fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
+    }
+
+    fn patience(&self) -> Duration {
+        if self.hurried.load(Ordering::Acquire) { HURRY } else { PATIENCE }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,7 +151,7 @@ impl Queue {
         let Some(handled) = writer.handled() else { return true };
         let list = std::mem::take(&mut self.0.checkpoints.lock().list);
         let quiet = list.is_empty();
-        for (noted, synced) in synced(&self.0.pool, list) {
+        for (noted, synced) in synced(&self.0.pool, list, &|| self.0.checkpoints.patience()) {
             if synced {
                 if let Some(entry) = self.0.live.durable(noted) {
                     self.0.release(&entry);
@@ -154,14 +171,14 @@ impl Queue {
 }
 
 /// Makes all copies durable: which recipients' are.
-fn synced(pool: &Pool, list: Vec<Delivered>) -> Vec<(Noted, bool)> {
+fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Noted, bool)> {
     let mut devices: HashMap<u64, Vec<(usize, InMaildir)>> = HashMap::new();
     for (nth, delivered) in list.iter().enumerate() {
         for copy in &delivered.copies {
             devices.entry(copy.device).or_default().push((nth, copy.clone()));
         }
     }
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     let mut pieces: Vec<(Vec<usize>, Receiver<Vec<usize>>)> = Vec::new();
     for (device, copies) in devices {
         for piece in copies.chunks(copies.len().div_ceil(PIECES).max(64)) {
@@ -175,7 +192,14 @@ fn synced(pool: &Pool, list: Vec<Delivered>) -> Vec<(Noted, bool)> {
     }
     let mut lost = BTreeSet::new();
     for (of, failed) in pieces {
-        match failed.recv_deadline(deadline) {
+        let result = loop {
+            let left = patience().saturating_sub(begun.elapsed());
+            match failed.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => (),
+                result => break result,
+            }
+        };
+        match result {
             Ok(failed) => lost.extend(failed),
             Err(_) => {
                 tracing::warn!("warning: {} copies in Maildirs could not be synced in time", of.len());

@@ -31,6 +31,8 @@ struct Table {
     fresh: VecDeque<MessageId>,
     /// Recipients that the scheduler takes for done and that are not: their file was not durable.
     reopened: Vec<(MessageId, Channel)>,
+    /// Written out before the scheduler had heard of them.
+    surfaced: Vec<MessageId>,
     /// Being accepted into files: nobody else takes them for found.
     expected: HashSet<MessageId>,
 }
@@ -175,6 +177,11 @@ impl Live {
         std::mem::take(&mut self.lock().reopened)
     }
 
+    /// Messages that are in S5 and that the scheduler has not heard of.
+    pub(super) fn surfaced(&self) -> Vec<MessageId> {
+        std::mem::take(&mut self.lock().surfaced)
+    }
+
     /// Who is listed on a channel of a message that is here.
     pub(super) fn recipients(&self, id: MessageId, channel: Channel) -> Option<Vec<Recipient>> {
         let mut table = self.lock();
@@ -233,6 +240,7 @@ impl Live {
             }
             entry.recipients[nth].fate = Fate::Done;
             if let Some(paragraph) = paragraph {
+                entry.recipients[nth].failed = true;
                 entry.bounce.extend_from_slice(paragraph);
             }
             if let Some(serial) = entry.backing.serial() {
@@ -378,7 +386,9 @@ impl Live {
             .map(|(id, entry)| (entry.arrived, *id))
             .collect();
         candidates.sort_unstable_by_key(|(arrived, id)| (*arrived, id.0));
-        let beyond = table.entries.len().saturating_sub(keep);
+        // What has ended only waits for a checkpoint.
+        let alive = table.entries.values().filter(|entry| entry.stage != Stage::Ended).count();
+        let beyond = alive.saturating_sub(keep);
         let old = candidates.partition_point(|(arrived, _)| now.duration_since(*arrived) >= age);
         candidates.truncate(old.max(beyond));
         candidates.into_iter().map(|(_, id)| id).collect()
@@ -404,7 +414,12 @@ impl Live {
 
     /// It is written out, and the journal knows: it is in S5, or, if nobody has routed it, in S4.
     pub(super) fn left(&self, id: MessageId) -> Option<Entry> {
-        self.lock().entries.remove(&id)
+        let mut table = self.lock();
+        let entry = table.entries.remove(&id)?;
+        if entry.routed && entry.stage == Stage::Fresh {
+            table.surfaced.push(id);
+        }
+        Some(entry)
     }
 
     /// It could not be written out: it stays.

@@ -236,6 +236,12 @@ impl Queue {
         self.0.live.reopened()
     }
 
+    /// Messages that were written out before the scheduler heard of them: to be looked at ([`Queue::look`]).
+    #[must_use]
+    pub fn surfaced(&self) -> Vec<MessageId> {
+        self.0.live.surfaced()
+    }
+
     /// Places a message that has to be in S5 before its first delivery.
     ///
     /// # Errors

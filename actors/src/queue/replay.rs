@@ -82,7 +82,8 @@ impl Queue {
         }
         let directory = self.0.disk.root().join("journal");
         let (queue, rolled) = (self.clone(), self.clone());
-        let opening = tokio::task::spawn_blocking(move || queue.open_journal(journal, &directory, size, floor));
+        let opening =
+            tokio::task::spawn_blocking(move || queue.open_journal(journal, &directory, size, floor));
         let opened = opening.await.map_err(io::Error::other)??;
         if let Some((log, recovered, journal)) = opened {
             self.replay(recovered).await;
@@ -224,11 +225,13 @@ impl Queue {
         let mut entry = Entry::new(backing, accept.birth, accept.body.len() as u64, envelope);
         let mut open = false;
         for (original, told) in accept.recipients.into_iter().zip(recipients) {
+            let mut failed = false;
             let fate = match told {
                 Told::Open => Fate::Open,
                 Told::Done => Fate::Done,
                 Told::Failed(paragraph) => {
                     entry.bounce.extend_from_slice(&paragraph);
+                    failed = true;
                     Fate::Done
                 }
                 Told::InDoubt { maildirs, same_boot } => {
@@ -239,7 +242,7 @@ impl Queue {
                 }
             };
             open |= fate == Fate::Open;
-            entry.recipients.push(Addressee::new(original, fate));
+            entry.recipients.push(Addressee { failed, ..Addressee::new(original, fate) });
         }
         entry.bounced = bounced.is_some();
         entry.again = true;
@@ -298,6 +301,7 @@ impl Queue {
     /// How many messages are left in the journal at the end of `grace`.
     pub async fn close(&self, grace: Duration) -> Result<(), usize> {
         let deadline = Instant::now() + grace;
+        self.0.checkpoints.hurry();
         // What was accepted into files, and tried, gets its times noted as well.
         drop(tokio::time::timeout(grace, self.write_out_all()).await);
         while self.0.live.in_journal() > 0 && Instant::now() < deadline {

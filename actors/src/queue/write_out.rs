@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use mailtree_protocols::journal::Record;
 
 use super::crash::{Point, reached};
-use super::live::{Backing, Leaving};
+use super::live::{Backing, Leaving, Stage};
 use super::{Error, Queue};
 use mailtree_protocols::queue::MessageId;
 
@@ -79,8 +79,10 @@ impl Writing {
             reached(Point::WrittenOut);
             shared.spares.forget(spare);
         }
-        if shared.live.left(self.id).is_some_and(|entry| !entry.routed) {
-            shared.trigger.pull_todo();
+        match shared.live.left(self.id) {
+            Some(entry) if !entry.routed => shared.trigger.pull_todo(),
+            Some(entry) if entry.stage == Stage::Fresh => shared.trigger.pull(),
+            _ => (),
         }
         Ok(())
     }

@@ -90,11 +90,20 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     }
 }
 
+fn has_journal(queue: &Path) -> bool {
+    std::fs::read_dir(queue.join("journal")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// The queue's files. A host that runs writes into them first what it holds in its journal.
 pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
     let queue = Host::load(home)?.paths().queue;
-    // One that is down has an empty journal, or will have replayed it before anything else happens.
-    drop(count(home, QueueRequest::Flush {}));
+    if count(home, QueueRequest::Flush {}).is_err() && has_journal(&queue) {
+        eprintln!(
+            "warning: the host is down and {}/journal is not empty: it was not stopped in order; what is in there is not \
+             shown, and is delivered after the next start",
+            queue.display()
+        );
+    }
     Disk::open(&queue)
         .map_err(|error| Failure::temporary(format!("unable to open the queue {}: {error}", queue.display())))
 }

@@ -28,6 +28,9 @@ use crate::signals::{Ending, Signals};
 use crate::status::{Phase, Row};
 use crate::svscan::{Options, Tree};
 
+/// Threads that wait for the queue's own disk beside the disk threads; each has memory of its own.
+const BLOCKING: usize = 32;
+
 /// How long `up` waits for the services before it says what is up.
 const READY: Duration = Duration::from_secs(60);
 
@@ -83,7 +86,8 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING).build();
     let runtime =
         runtime.map_err(|error| Failure::temporary(format!("unable to start the runtime: {error}")))?;
     let ending = runtime.block_on(async {

@@ -365,6 +365,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// All up to here is durable, or was refused.
+    #[cfg(test)]
     pub(crate) fn synced(&self) -> Lsn {
         self.synced
     }
@@ -385,6 +386,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Whether nothing from `needed` on was written.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self, needed: Lsn) -> bool {
         self.last < needed
     }

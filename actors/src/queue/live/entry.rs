@@ -93,6 +93,8 @@ pub(in super::super) struct Addressee {
     /// Where its record begins in the channel's file, whether or not there is one yet: what the scheduler calls it.
     pub(in super::super) offset: u64,
     pub(in super::super) fate: Fate,
+    /// It is done because it failed; the entry's bounce says so.
+    pub(in super::super) failed: bool,
     /// Its delivery was not durable; the scheduler has not heard of it yet.
     pub(in super::super) lost: bool,
 }
@@ -108,7 +110,15 @@ pub(in super::super) enum Fate {
 
 impl Addressee {
     pub(in super::super) fn new(original: Vec<u8>, fate: Fate) -> Self {
-        Self { original, channel: Channel::Local, address: Vec::new(), offset: 0, fate, lost: false }
+        Self {
+            original,
+            channel: Channel::Local,
+            address: Vec::new(),
+            offset: 0,
+            fate,
+            failed: false,
+            lost: false,
+        }
     }
 }
 
@@ -192,8 +202,10 @@ impl Entry {
         }
     }
 
+    /// Who is left, as in `todo`. Whoever has failed, and is in no bounce yet, is left as well: there is no other file for him.
     pub(super) fn envelope(&self) -> Option<Vec<u8>> {
-        let recipients = self.recipients.iter().filter(|one| one.fate == Fate::Open);
+        let left = |one: &&Addressee| one.fate == Fate::Open || (one.failed && !self.bounced);
+        let recipients = self.recipients.iter().filter(left);
         let envelope = Envelope {
             uid: self.uid,
             qp: self.qp,

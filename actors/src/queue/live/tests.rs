@@ -123,6 +123,17 @@ fn while_a_message_is_written_out_nothing_is_noted_of_it() {
 }
 
 #[test]
+fn what_was_written_out_unheard_of_is_not_forgotten() {
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    // The scheduler died; the next one has not heard of it yet.
+    live.announce_all();
+    assert!(live.leave(ID).is_some() && live.arrivals(10, &route).is_empty());
+    live.left(ID);
+    assert_eq!(live.surfaced(), [ID]);
+}
+
+#[test]
 fn failures_are_kept_for_the_bounce_and_the_file() {
     let live = journalled(&["b@here", "c@there"]);
     arrived(&live);
@@ -135,6 +146,23 @@ fn failures_are_kept_for_the_bounce_and_the_file() {
     let Leaving { place, .. } = live.leave(ID).unwrap();
     let Content::Preprocessed { channels: [_, (remote, _)], bounce, .. } = place.content else { panic!() };
     assert!(remote[0].1 && !bounce.is_empty());
+}
+
+#[test]
+fn whoever_has_failed_and_is_in_no_bounce_is_left_where_there_is_no_file_for_a_bounce() {
+    let live = journalled(&["b@here", "c@there", "d@there"]);
+    arrived(&live);
+    drop(live.settle(&settled(Channel::Local, &[(0, None)])));
+    drop(live.settle(&settled(Channel::Remote, &[(0, Some("no\n"))])));
+    let entry = |live: &Live| {
+        live.lock().entries.get_mut(&ID).unwrap().routed = false;
+        let Content::Todo(envelope) = live.leave(ID).unwrap().place.content else { panic!() };
+        live.stayed(ID);
+        Envelope::parse(&envelope).unwrap().recipients
+    };
+    assert_eq!(entry(&live), [b"c@there".to_vec(), b"d@there".to_vec()]);
+    live.bounced(ID);
+    assert_eq!(entry(&live), [b"d@there".to_vec()]);
 }
 
 #[test]
