@@ -20,8 +20,9 @@ pub use mounts::Mounts;
 /// Work that has run for so long is stuck.
 pub const STALL: Duration = Duration::from_secs(3);
 
-/// Stuck pieces of work at which a device where nothing ends is closed.
-const CLOSED: usize = 4;
+/// Stuck pieces of work at which a device where nothing ends is closed. More than one person's: behind a link his home may lie
+/// on another device than its path says, and the others of this one are well.
+const CLOSED: usize = 16;
 
 /// Threads at work, and not stuck, for one device.
 const PER_DEVICE: usize = 8;

@@ -103,7 +103,8 @@ fn elsewhere(file: &Path, named: &Path, domains: &Path) -> Option<Elsewhere> {
     let parts: Vec<&OsStr> = named.iter().collect();
     let at = parts.iter().rposition(|part| *part == "domains")?;
     let here = parts[at + 1..].iter().fold(domains.to_owned(), |path, part| path.join(part));
-    (here != domains && here.is_dir()).then(|| Elsewhere {
+    // A directory of this home may be a link to another disk.
+    (here != domains && here != named && here.is_dir()).then(|| Elsewhere {
         file: file.to_owned(),
         named: named.to_owned(),
         here,

@@ -20,7 +20,7 @@ fn user_dir(home: &Path, user: &str) -> std::path::PathBuf {
 #[test]
 fn a_maildir_of_which_something_is_missing_is_made_and_gets_the_mail() {
     let host = Host::start();
-    let missing = ["new", "cur", "tmp", "."];
+    let missing = ["new", "cur", "tmp", ""];
     for (number, name) in missing.iter().enumerate() {
         let path = host.maildir("bob").path().join(name);
         fs::remove_dir_all(&path).unwrap();
