@@ -21,9 +21,6 @@ use crate::service::StartError;
 /// Lines that may wait for the writer.
 const WAITING: usize = 16_384;
 
-/// The writer rests so long after each write.
-const REST: Duration = Duration::from_millis(5);
-
 /// Longest line, in bytes.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -283,8 +280,6 @@ fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
                     writeln!(out, "log: warning: {lost} lines were lost: standard output was too slow")?;
                 }
                 out.flush()?;
-                // What comes meanwhile is written together.
-                std::thread::park_timeout(REST);
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,

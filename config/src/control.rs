@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mailtree_protocols::badlist::BadList;
 use mailtree_protocols::cdb::Cdb;
@@ -114,8 +114,6 @@ pub struct Remote {
 #[derive(Debug)]
 pub struct Control {
     dir: PathBuf,
-    /// How long what was found is believed.
-    rest: Duration,
     smtpd: Mutex<Option<Kept<Smtpd>>>,
     remote: Mutex<Option<Kept<Remote>>>,
     simcontrol: Mutex<Option<Kept<Simcontrol>>>,
@@ -126,7 +124,6 @@ pub struct Control {
 #[derive(Debug)]
 struct Kept<T> {
     seen: Vec<Seen>,
-    looked: Instant,
     value: Result<Arc<T>, Error>,
 }
 
@@ -135,18 +132,11 @@ impl Control {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            rest: Duration::ZERO,
             smtpd: Mutex::new(None),
             remote: Mutex::new(None),
             simcontrol: Mutex::new(None),
             virtualdomains: Mutex::new(None),
         }
-    }
-
-    /// The same, but looked at at most once in `rest`.
-    #[must_use]
-    pub fn resting(self, rest: Duration) -> Self {
-        Self { rest, ..self }
     }
 
     /// The directory.
@@ -213,21 +203,14 @@ impl Control {
     ) -> Result<Arc<T>, Error> {
         // What is kept is replaced whole, so a panic elsewhere cannot have left half of it.
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_mut() {
-            if kept.looked.elapsed() < self.rest {
-                return kept.value.clone();
-            }
-            if kept.seen.iter().all(Seen::is_current) {
-                kept.looked = Instant::now();
-                return kept.value.clone();
-            }
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.seen.iter().all(Seen::is_current)) {
+            return kept.value.clone();
         }
         let mut reading = Reading::new(&self.dir);
         let value = Arc::new(read(&mut reading));
         let unreadable = reading.problems.iter().any(|problem| problem.temporary);
         let value = Error::unless_none(reading.problems, value);
-        *kept =
-            (!unreadable).then(|| Kept { seen: reading.seen, looked: Instant::now(), value: value.clone() });
+        *kept = (!unreadable).then(|| Kept { seen: reading.seen, value: value.clone() });
         value
     }
 }

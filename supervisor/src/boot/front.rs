@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::filter::rblsmtpd;
@@ -24,9 +23,6 @@ use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
 use mailtree_protocols::simscan::log::Versions;
 
-/// A changed control file is obeyed within this.
-const CONTROLS: Duration = Duration::from_millis(100);
-
 /// What all services of SMTP share over all their starts.
 #[derive(Clone)]
 pub(crate) struct Front {
@@ -44,7 +40,7 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(host: &Host, queue: Queue) -> Self {
         let paths = host.paths();
-        let controls = Arc::new(Control::new(&paths.control).resting(CONTROLS));
+        let controls = Arc::new(Control::new(&paths.control));
         Self {
             users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"))),
             controls,

@@ -428,7 +428,10 @@ mod tests {
                 |home| std::fs::write(home.join("control/smtproutes"), ":a\n\nb\n").unwrap(),
                 "control/smtproutes:3: no colon",
             ),
-            (|home| std::fs::remove_dir(home.join("queue/mess/7")).unwrap(), "queue/mess/7: unable to read"),
+            (
+                |home| std::fs::remove_dir(home.join("queue/mess/7")).unwrap(),
+                "queue/mess: 22 subdirectories, but no 7; allowed: ",
+            ),
             (
                 |home| std::fs::remove_dir_all(home.join("queue/bounce")).unwrap(),
                 "queue/bounce: unable to read",

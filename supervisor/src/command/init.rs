@@ -449,8 +449,7 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
 
     // Limits of accepting mail: messages and bytes being received at once, what must stay free on the disk of the
     // queue, threads that make its files durable; whether there is a journal in front of the files, and how large it is.
-    // queue: (receiving: 200, receiving_bytes: "1GiB", free_bytes: "64MiB", free_inodes: 1000, disk_threads: 4,
-    //         journal: on, segment: "64MiB", segments: 8),
+    // queue: (receiving: 200, receiving_bytes: "1GiB", free_bytes: "64MiB", free_inodes: 1000, disk_threads: 4, journal: on, segment: "64MiB", segments: 8),
 
     // Begin no delivery until `svc -c send`: a rehearsal.
     // hold: false,

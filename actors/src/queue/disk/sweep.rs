@@ -40,7 +40,11 @@ impl Disk {
             absent_is_fine(fs::remove_file(&path))?;
             removed += 1;
         }
+        let accepted = self.accepted_anywhere()?;
         for id in self.ids(Dir::Mess)? {
+            if accepted.contains(&id) {
+                continue;
+            }
             if !ids.contains(&id) && old(&self.mess(id))? && self.files(id)?.state() == State::Unfinished {
                 self.unlink(Dir::Intd, id)?;
                 self.unlink(Dir::Mess, id)?;
@@ -54,6 +58,25 @@ impl Disk {
             }
         }
         Ok(removed)
+    }
+
+    /// Every number that a file of an accepted message has, wherever it lies: a queue that was half converted to another layout
+    /// has some where this host would not look.
+    fn accepted_anywhere(&self) -> io::Result<HashSet<MessageId>> {
+        let mut found = HashSet::new();
+        for dir in [Dir::Todo, Dir::Info, Dir::Local, Dir::Remote, Dir::Bounce] {
+            for entry in fs::read_dir(self.root.join(dir.name()))? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    for below in fs::read_dir(entry.path())? {
+                        found.extend(below?.file_name().to_str().and_then(MessageId::parse));
+                    }
+                } else {
+                    found.extend(entry.file_name().to_str().and_then(MessageId::parse));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Sweeps what is too old to be in use by anybody else.
