@@ -114,7 +114,7 @@ impl Classic {
 impl std::fmt::Write for Classic {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         // One event is one line, whatever a peer put into it.
-        if self.line.len() + text.len() < MAX_LINE && !text.bytes().any(|byte| byte < 32 || byte >= 127) {
+        if self.line.len() + text.len() < MAX_LINE && !text.bytes().any(|byte| !(32..127).contains(&byte)) {
             self.line.push_str(text);
             return Ok(());
         }
@@ -133,13 +133,13 @@ impl Visit for Classic {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             // Writing into a line does not fail.
-            let _ = write!(self, "{value:?}");
+            write!(self, "{value:?}").unwrap_or(());
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            let _ = self.write_str(value);
+            self.write_str(value).unwrap_or(());
         }
     }
 

@@ -126,7 +126,7 @@ fn ready(maildir: &Path) -> io::Result<(u32, u32)> {
         let path = maildir.join(name);
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, &meta)?,
-            other => drop(other?),
+            other => other.map(|_| ())?,
         }
     }
     Ok((meta.uid(), meta.gid()))

@@ -68,6 +68,9 @@ pub enum Refused {
     Overdue,
 }
 
+/// A piece of work.
+type Work = Box<dyn FnOnce() + Send>;
+
 /// The threads.
 #[derive(Clone, Default)]
 pub struct Pool(Arc<Shared>);
@@ -92,7 +95,7 @@ struct State {
 }
 
 struct Device {
-    waiting: VecDeque<(u64, Box<dyn FnOnce() + Send>)>,
+    waiting: VecDeque<(u64, Work)>,
     running: HashMap<u64, (Instant, u64)>,
     ended: Instant,
 }
@@ -111,7 +114,7 @@ impl Device {
     }
 
     /// Something that may begin now.
-    fn next(&mut self, now: Instant) -> Option<(u64, Box<dyn FnOnce() + Send>)> {
+    fn next(&mut self, now: Instant) -> Option<(u64, Work)> {
         if self.running.len() - self.stuck(now) >= PER_DEVICE {
             return None;
         }
@@ -261,7 +264,7 @@ impl Shared {
 
 impl State {
     /// The next piece of work, of the device whose turn it is.
-    fn begin(&mut self) -> Option<(u64, u64, Box<dyn FnOnce() + Send>)> {
+    fn begin(&mut self) -> Option<(u64, u64, Work)> {
         let now = Instant::now();
         for _ in 0..self.turn.len() {
             let id = self.turn.pop_front()?;

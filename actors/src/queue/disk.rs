@@ -271,7 +271,7 @@ fn make_directory(root: &Path, path: &Path) -> io::Result<()> {
 /// allocated and commits what each needs. Linux begins to write dirty pages that nobody wants to read again.
 pub(super) fn begin_writeback(file: &File) {
     // Where it is not supported, nothing is gained and nothing lost.
-    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap_or(());
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

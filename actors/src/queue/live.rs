@@ -17,7 +17,7 @@ use mailtree_protocols::queue::{Channel, MessageId};
 
 use super::body::Body;
 use super::disk::{Content, Place};
-use super::{Arrival, NewMessage, Settled};
+use super::{Arrival, NewMessage, Rewrite, Settled};
 pub(super) use entry::{Addressee, Backing, Entry, Fate, Stage};
 
 /// The table.
@@ -130,7 +130,7 @@ impl Live {
     }
 
     /// Up to `limit` messages for the scheduler, whose recipients go where `route` says.
-    pub(super) fn arrivals(&self, limit: usize, route: &dyn Fn(&[u8]) -> (Channel, Vec<u8>)) -> Vec<Arrival> {
+    pub(super) fn arrivals(&self, limit: usize, route: Rewrite<'_>) -> Vec<Arrival> {
         let mut table = self.lock();
         let mut arrivals = Vec::new();
         while arrivals.len() < limit

@@ -116,6 +116,9 @@ pub enum Refused {
     Unanswered(#[from] Unanswered),
 }
 
+/// Where a recipient goes, and the address he has there.
+pub type Rewrite<'a> = &'a dyn Fn(&[u8]) -> (Channel, Vec<u8>);
+
 /// A message for the scheduler.
 #[derive(Debug)]
 pub enum Arrival {
@@ -226,7 +229,7 @@ impl Queue {
 
     /// Up to `limit` messages that the scheduler has not heard of; `route` says where their recipients go.
     #[must_use]
-    pub fn arrivals(&self, limit: usize, route: &dyn Fn(&[u8]) -> (Channel, Vec<u8>)) -> Vec<Arrival> {
+    pub fn arrivals(&self, limit: usize, route: Rewrite<'_>) -> Vec<Arrival> {
         self.0.live.arrivals(limit, route)
     }
 

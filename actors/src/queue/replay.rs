@@ -54,6 +54,9 @@ impl From<OpenError> for StartError {
     }
 }
 
+/// A journal, what it said, and its name.
+type Opened = (Log<FileDisk>, Recovered, [u8; 16]);
+
 /// How large the journal is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
@@ -125,7 +128,7 @@ impl Queue {
         directory: &Path,
         size: Size,
         floor: u64,
-    ) -> Result<Option<(Log<FileDisk>, Recovered, [u8; 16])>, OpenError> {
+    ) -> Result<Option<Opened>, OpenError> {
         let exists = match fs::read_dir(directory) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -314,10 +317,10 @@ impl Queue {
         if left > 0 {
             return Err(left);
         }
-        if let Some(writer) = self.0.writer.swap(None) {
-            if let Err(error) = writer.close().await {
-                tracing::warn!("warning: unable to remove the journal: {error}");
-            }
+        if let Some(writer) = self.0.writer.swap(None)
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!("warning: unable to remove the journal: {error}");
         }
         let queue = self.clone();
         drop(tokio::task::spawn_blocking(move || queue.0.discard_spares()).await);

@@ -157,7 +157,7 @@ impl Letter {
             Self::Append { done: Some(done), .. } => done(Err(Error::Gone)),
             Self::Append { done: None, .. } => (),
             Self::Checkpoint { done, .. } => {
-                let _ = done.try_send(false);
+                done.try_send(false).unwrap_or(());
             }
             Self::Close { done } => drop(done.send(Err(Error::Gone))),
         }
@@ -241,7 +241,7 @@ impl Thread {
                         self.commit(std::mem::take(&mut batch));
                         let written = self.checkpoint(needed, durable);
                         // Whoever asked waits with a place in his channel.
-                        let _ = done.try_send(written);
+                        done.try_send(written).unwrap_or(());
                     }
                     Letter::Close { done } => {
                         self.commit(std::mem::take(&mut batch));

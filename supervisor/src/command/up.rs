@@ -108,7 +108,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             tokio::spawn(async move {
                 // It was born so; the tree shows it as what it is.
                 if tree.ready(READY).await.is_ok() {
-                    let _ = tree.svc("send", vec![Letter::Pause]).await;
+                    tree.svc("send", vec![Letter::Pause]).await.map(|_| ()).unwrap_or(());
                 }
             });
         }

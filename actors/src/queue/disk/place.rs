@@ -22,6 +22,9 @@ pub(in super::super) struct Place {
     pub(in super::super) content: Content,
 }
 
+/// Rewritten addresses, and whether they are done; the next attempt in Unix seconds.
+pub(in super::super) type Listed = (Vec<(Vec<u8>, bool)>, u64);
+
 /// What is written beside `mess`.
 pub(in super::super) enum Content {
     /// Nobody has said yet where the recipients go: `todo/ID`.
@@ -29,8 +32,8 @@ pub(in super::super) enum Content {
     /// `info`, `local`, `remote`, `bounce`.
     Preprocessed {
         sender: Vec<u8>,
-        /// By channel, local first: rewritten addresses and whether they are done, and the next attempt in Unix seconds.
-        channels: [(Vec<(Vec<u8>, bool)>, u64); 2],
+        /// By channel, local first.
+        channels: [Listed; 2],
         bounce: Vec<u8>,
     },
 }

@@ -7,9 +7,9 @@ use mailtree_protocols::envelope::{Envelope, Recipient};
 use mailtree_protocols::journal::{Lsn, Serial};
 use mailtree_protocols::queue::{Channel, MessageId};
 
-use super::super::NewMessage;
 use super::super::disk::Content;
 use super::super::disk::spare::Spare;
+use super::super::{NewMessage, Rewrite};
 use crate::permit::Permit;
 
 /// A message that is not in S5.
@@ -152,7 +152,7 @@ impl Entry {
 
     /// Every recipient gets its channel, its rewritten address, and its place in the channel's file: all of them are
     /// listed there in their order, so that a place does not change when some are done.
-    pub(super) fn route(&mut self, route: &dyn Fn(&[u8]) -> (Channel, Vec<u8>)) {
+    pub(super) fn route(&mut self, route: Rewrite<'_>) {
         let mut ends = [0, 0];
         for one in &mut self.recipients {
             (one.channel, one.address) = route(&one.original);
