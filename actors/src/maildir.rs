@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -14,10 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mailtree_protocols::journal::{Crc, MaildirFile};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use mailtree_protocols::journal::MaildirFile;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
-use crate::cdb_files::open_regular;
 use crate::queue::crash::{Point, reached};
 use crate::queue::{Body, InMaildir};
 
@@ -29,7 +28,7 @@ pub(crate) struct Copy<'a> {
     /// `Maildir`, absolute.
     pub(crate) maildir: &'a Path,
     /// The file's name.
-    pub(crate) name: &'a str,
+    pub(crate) name: &'a OsStr,
     /// Return-Path and Delivered-To.
     pub(crate) head: &'a [u8],
     /// The message.
@@ -47,10 +46,9 @@ pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
         return Ok(found);
     }
     let (mut file, tmp) = unnamed(copy)?;
-    let result = write(copy, &mut file, owner).and_then(|crc| {
+    let result = write(copy, &mut file, owner).and_then(|()| {
         reached(Point::MaildirWritten);
-        publish(copy, &file, tmp.as_deref())?;
-        Ok(crc)
+        publish(copy, &file, tmp.as_deref())
     });
     if let Some(tmp) = &tmp {
         // Published or not: nothing is left in tmp.
@@ -61,16 +59,16 @@ pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
             _ => (),
         }
     }
-    let crc = result?;
+    result?;
     reached(Point::MaildirLinked);
-    in_maildir(copy, file, crc)
+    in_maildir(copy, file)
 }
 
 /// Makes a delivered copy durable.
 pub(crate) fn sync(copies: &[InMaildir]) -> io::Result<()> {
     for copy in copies {
         copy.open.sync_all().inspect_err(|_| withdraw(copy))?;
-        File::open(copy.maildir.join("new"))?.sync_all()?;
+        File::open(path_of(&copy.file).join("new"))?.sync_all()?;
     }
     reached(Point::MaildirSynced);
     Ok(())
@@ -79,7 +77,7 @@ pub(crate) fn sync(copies: &[InMaildir]) -> io::Result<()> {
 /// Takes back a copy whose sync failed. The kernel may take its pages for clean now, so that looking at it, or syncing it again,
 /// would say that it is whole: it must be written anew. One that its owner has moved is his.
 pub(crate) fn withdraw(copy: &InMaildir) {
-    let path = copy.maildir.join("new").join(OsStr::from_bytes(&copy.file.name));
+    let path = path_of(&copy.file).join("new").join(OsStr::from_bytes(&copy.file.name));
     let same =
         |meta: &fs::Metadata, open: &fs::Metadata| meta.ino() == open.ino() && meta.dev() == open.dev();
     let ours = fs::symlink_metadata(&path).and_then(|meta| Ok(same(&meta, &copy.open.metadata()?)));
@@ -90,21 +88,48 @@ pub(crate) fn withdraw(copy: &InMaildir) {
     }
 }
 
-/// Whether a copy is still there, whole, where it was delivered or where its owner moved it; then it is durable as well.
-pub(crate) fn secure(copy: &MaildirFile) -> io::Result<bool> {
-    let maildir = path_of(copy);
-    let name = OsStr::from_bytes(&copy.name);
-    for path in places(&maildir, name)? {
-        let Some(mut file) = open_regular(&path)? else { continue };
-        if file.metadata()?.len() == copy.size && crc_of(&mut file)? == copy.crc {
-            file.sync_all()?;
-            if let Some(directory) = path.parent() {
-                File::open(directory)?.sync_all()?;
-            }
-            return Ok(true);
+/// Puts right what a crash has left of a copy, durably: one that is torn is made whole, one that is missing is delivered
+/// again. One that its owner removed is not: `believed` says whether what is missing in a file system that has not been mounted
+/// since was removed by him.
+pub(crate) fn restore(file: &MaildirFile, body: &Body, believed: bool) -> io::Result<()> {
+    let maildir = path_of(file);
+    let name = OsStr::from_bytes(&file.name);
+    let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true };
+    let copy = match found(&copy)? {
+        Some(found) => found,
+        None if believed
+            && file.mount != 0
+            && Status::of(&File::open(&maildir)?)?.mount == file.mount =>
+        {
+            return Ok(());
         }
+        None => deliver(&copy)?,
+    };
+    copy.open.sync_all()?;
+    // In one of the two it is.
+    for name in ["new", "cur"] {
+        File::open(maildir.join(name))?.sync_all()?;
     }
-    Ok(false)
+    Ok(())
+}
+
+/// Where an open file is.
+struct Status {
+    device: u64,
+    mount: u64,
+}
+
+impl Status {
+    fn of(file: &File) -> io::Result<Self> {
+        /// `STATX_MNT_ID_UNIQUE`.
+        const MOUNT: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let status = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | MOUNT)?;
+        let told = status.stx_mask & MOUNT.bits() != 0;
+        Ok(Self {
+            device: rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor),
+            mount: if told { status.stx_mnt_id } else { 0 },
+        })
+    }
 }
 
 /// The Maildir of a copy.
@@ -165,18 +190,14 @@ fn places(maildir: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
 
 /// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn is put right.
 fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
-    for path in places(copy.maildir, OsStr::new(copy.name))? {
+    for path in places(copy.maildir, copy.name)? {
         match compare(copy, &path)? {
             Found::Nothing => (),
             Found::Torn => {
                 let file = replace(copy, &path)?;
                 return Ok(Some(file));
             }
-            Found::Other(file) => {
-                let mut file = file;
-                let crc = crc_of(&mut file)?;
-                return in_maildir(copy, file, crc).map(Some);
-            }
+            Found::Other(file) => return in_maildir(copy, file).map(Some),
         }
     }
     Ok(None)
@@ -237,13 +258,12 @@ fn compare(copy: &Copy<'_>, path: &Path) -> io::Result<Found> {
 fn replace(copy: &Copy<'_>, path: &Path) -> io::Result<InMaildir> {
     let owner = ready(copy.maildir)?;
     let (mut file, tmp) = named(copy)?;
-    let result = write(copy, &mut file, owner).and_then(|crc| {
+    let result = write(copy, &mut file, owner).and_then(|()| {
         file.sync_all()?;
-        fs::rename(&tmp, path)?;
-        Ok(crc)
+        fs::rename(&tmp, path)
     });
     match result {
-        Ok(crc) => in_maildir(copy, file, crc),
+        Ok(()) => in_maildir(copy, file),
         Err(error) => {
             drop(fs::remove_file(&tmp));
             Err(error)
@@ -273,20 +293,18 @@ fn unnamed(copy: &Copy<'_>) -> io::Result<(File, Option<PathBuf>)> {
 /// A file in `tmp`. Its name is its own: an earlier attempt that hangs may still write.
 fn named(copy: &Copy<'_>) -> io::Result<(File, PathBuf)> {
     let n = TMP.fetch_add(1, Ordering::Relaxed);
-    let name = format!("{}.{}.{n}", copy.name, std::process::id());
+    let mut name = copy.name.to_owned();
+    name.push(format!(".{}.{n}", std::process::id()));
     let path = copy.maildir.join("tmp").join(name);
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     Ok((file, path))
 }
 
-fn write(copy: &Copy<'_>, file: &mut File, (uid, gid): (u32, u32)) -> io::Result<u32> {
+fn write(copy: &Copy<'_>, file: &mut File, (uid, gid): (u32, u32)) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::fchown(&*file, Some(uid), Some(gid))?;
     }
-    let mut crc = Crc::default();
-    crc.add(copy.head);
     if let Some(body) = copy.body.in_memory() {
-        crc.add(body);
         let mut parts = [io::IoSlice::new(copy.head), io::IoSlice::new(body)];
         let mut parts = &mut parts[..];
         while !parts.is_empty() {
@@ -296,17 +314,16 @@ fn write(copy: &Copy<'_>, file: &mut File, (uid, gid): (u32, u32)) -> io::Result
             }
             io::IoSlice::advance_slices(&mut parts, written);
         }
-        return Ok(crc.value());
+        return Ok(());
     }
     file.write_all(copy.head)?;
     let (mut at, mut chunk) = (0, Vec::new());
     loop {
         copy.body.read_at(at, &mut chunk)?;
         if chunk.is_empty() {
-            return Ok(crc.value());
+            return Ok(());
         }
         at += chunk.len() as u64;
-        crc.add(&chunk);
         file.write_all(&chunk)?;
     }
 }
@@ -331,31 +348,18 @@ fn publish(copy: &Copy<'_>, file: &File, tmp: Option<&Path>) -> io::Result<()> {
     }
 }
 
-fn in_maildir(copy: &Copy<'_>, file: File, crc: u32) -> io::Result<InMaildir> {
-    let meta = file.metadata()?;
+fn in_maildir(copy: &Copy<'_>, file: File) -> io::Result<InMaildir> {
+    let status = Status::of(&file)?;
     Ok(InMaildir {
         file: MaildirFile {
             dir: copy.maildir.as_os_str().as_bytes().to_vec(),
             name: copy.name.as_bytes().to_vec(),
-            size: meta.len(),
-            crc,
+            head: copy.head.to_vec(),
+            mount: status.mount,
         },
         open: Arc::new(file),
-        maildir: copy.maildir.to_owned(),
-        device: meta.dev(),
+        device: status.device,
     })
-}
-
-fn crc_of(file: &mut File) -> io::Result<u32> {
-    file.seek(SeekFrom::Start(0))?;
-    let (mut crc, mut chunk) = (Crc::default(), vec![0; 64 * 1024]);
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            return Ok(crc.value());
-        }
-        crc.add(&chunk[..read]);
-    }
 }
 
 #[cfg(test)]

@@ -29,14 +29,12 @@
 //!   later one; [`Record::Checkpoint`] stands behind durable batches only.
 
 pub mod batch;
-mod crc;
 pub mod record;
 pub mod replay;
 pub mod segment;
 
 use std::fmt;
 
-pub use crc::Crc;
 pub use record::{Accept, MaildirFile, Outcome, Record};
 
 /// Bytes of a page: what a write is aligned to.

@@ -56,7 +56,7 @@ mod needs_root {
             let mut lost = Vec::new();
             let start = std::time::Instant::now();
             while start.elapsed() < Duration::from_secs(30) {
-                bob.look();
+                bob.look_after_power_cut();
                 lost = bob.missing(&accepted);
                 if lost.is_empty() {
                     break;
@@ -93,7 +93,7 @@ mod needs_root {
         host.ask(&["svc", "-t", "send"]);
         let mut bob = Arrivals::new(host.maildir("bob"));
         wait_until("all accepted letters", Duration::from_secs(60), || {
-            bob.look();
+            bob.look_after_power_cut();
             bob.missing(&accepted).is_empty()
         });
         no_doubles(&host, journal, &doubtful);
@@ -125,7 +125,7 @@ mod needs_root {
                 &format!("all letters after a cut {seconds} s later"),
                 Duration::from_secs(30),
                 || {
-                    bob.look();
+                    bob.look_after_power_cut();
                     bob.missing(&accepted).is_empty()
                 },
             );

@@ -79,24 +79,34 @@ impl Arrivals {
 
     /// Reads the files that are new since the last look; fails at a letter that is not whole.
     pub fn look(&mut self) {
-        self.look_into("new");
+        self.look_into("new", |path, cause| panic!("{}: {cause}", path.display()));
+    }
+
+    /// The same after a power cut: what is torn is looked at again the next time, for it is to be made whole when it is
+    /// delivered again.
+    pub fn look_after_power_cut(&mut self) {
+        self.look_into("new", |_, _| ());
     }
 
     /// Reads everything in `new/` and `cur/`, for a Maildir whose owner has moved messages meanwhile.
     pub fn look_everywhere(&mut self) {
-        self.look_into("new");
-        self.look_into("cur");
+        for name in ["new", "cur"] {
+            self.look_into(name, |path, cause| panic!("{}: {cause}", path.display()));
+        }
     }
 
-    fn look_into(&mut self, name: &str) {
+    fn look_into(&mut self, name: &str, torn: impl Fn(&Path, String)) {
         let Ok(entries) = fs::read_dir(self.maildir.path().join(name)) else { return };
         for entry in entries {
             let entry = entry.unwrap();
-            if self.seen.insert(entry.file_name()) {
+            if !self.seen.contains(&entry.file_name()) {
                 let message = fs::read(entry.path()).unwrap();
                 match letter::read(&message) {
-                    Ok(name) => *self.copies.entry(name).or_default() += 1,
-                    Err(cause) => panic!("{}: {cause}", entry.path().display()),
+                    Ok(name) => {
+                        self.seen.insert(entry.file_name());
+                        *self.copies.entry(name).or_default() += 1;
+                    }
+                    Err(cause) => torn(&entry.path(), cause),
                 }
             }
         }

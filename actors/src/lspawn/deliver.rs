@@ -109,7 +109,7 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     let mut copies = Vec::with_capacity(plan.maildirs.len());
     for (n, dir) in plan.maildirs.iter().enumerate() {
         let name = names::name(job.birth, job.id, recipient.offset, n, &local.arguments.me, size);
-        let copy = Copy { maildir: dir, name: &name, head: &head, body: &body, again: job.again };
+        let copy = Copy { maildir: dir, name: name.as_ref(), head: &head, body: &body, again: job.again };
         copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
     }
     let record = (job.channel, recipient.offset);

@@ -18,7 +18,7 @@ impl Home {
         fs::write(&body, text).unwrap();
         let body = Body::open(&body).unwrap();
         let maildir = self.maildir();
-        super::deliver(&Copy { maildir: &maildir, name: NAME, head: b"Head: x\n", body: &body, again })
+        super::deliver(&Copy { maildir: &maildir, name: OsStr::new(NAME), head: b"Head: x\n", body: &body, again })
     }
 
     /// What lies in a directory of the Maildir: names and contents.
@@ -50,7 +50,7 @@ fn missing_directories_are_made_when_the_user_has_one() {
     let gone = Home::new();
     let nobody = gone.0.path().join("nobody/Maildir");
     let body = Body::open(Path::new("/dev/null")).unwrap();
-    let copy = Copy { maildir: &nobody, name: NAME, head: b"", body: &body, again: false };
+    let copy = Copy { maildir: &nobody, name: OsStr::new(NAME), head: b"", body: &body, again: false };
     assert_eq!(super::deliver(&copy).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
@@ -69,7 +69,32 @@ fn a_delivery_that_is_repeated_is_none() {
     home.deliver("hello\n", true).unwrap();
     assert!(home.list("new").is_empty() && home.list("tmp").is_empty());
     assert_eq!(home.list("cur"), one(&read, "Head: x\nhello\n"));
-    assert!(secure(&first.file).unwrap());
+    let body = Body::open(&home.0.path().join("mess")).unwrap();
+    restore(&first.file, &body, true).unwrap();
+    restore(&first.file, &body, false).unwrap();
+    assert!(home.list("new").is_empty() && home.list("tmp").is_empty());
+    assert_eq!(home.list("cur"), one(&read, "Head: x\nhello\n"));
+}
+
+#[test]
+fn what_its_owner_has_deleted_is_believed_in_the_same_life_of_machine_and_file_system() {
+    let home = Home::new();
+    let delivered = home.deliver("hello\n", false).unwrap();
+    let body = Body::open(&home.0.path().join("mess")).unwrap();
+    let path = home.maildir().join("new").join(NAME);
+    let lost_elsewhere = MaildirFile { mount: !delivered.file.mount, ..delivered.file.clone() };
+    let nobody_knows = MaildirFile { mount: 0, ..delivered.file.clone() };
+    for (file, same_boot, again) in [
+        (&delivered.file, true, delivered.file.mount == 0),
+        (&delivered.file, false, true),
+        (&lost_elsewhere, true, true),
+        (&nobody_knows, true, true),
+    ] {
+        drop(fs::remove_file(&path));
+        restore(file, &body, same_boot).unwrap();
+        assert_eq!(path.exists(), again, "{file:?}");
+        assert!(!again || fs::read_to_string(&path).unwrap() == "Head: x\nhello\n");
+    }
 }
 
 #[test]
@@ -80,10 +105,12 @@ fn a_torn_copy_is_made_whole_and_another_file_is_left_alone() {
             let first = home.deliver("hello\n", false).unwrap();
             let path = home.maildir().join("new").join(NAME);
             fs::write(&path, torn).unwrap();
-            assert!(!secure(&first.file).unwrap(), "{torn:?}");
             home.deliver("hello\n", again).unwrap();
             assert_eq!(home.list("new"), one(NAME, "Head: x\nhello\n"), "{torn:?}");
-            assert!(secure(&first.file).unwrap() && home.list("tmp").is_empty());
+            fs::write(&path, torn).unwrap();
+            restore(&first.file, &Body::open(&home.0.path().join("mess")).unwrap(), true).unwrap();
+            assert_eq!(home.list("new"), one(NAME, "Head: x\nhello\n"), "{torn:?}");
+            assert!(home.list("tmp").is_empty());
         }
     }
     let home = Home::new();

@@ -44,8 +44,6 @@ pub struct InMaildir {
     pub file: MaildirFile,
     /// It, open: its owner may move it.
     pub open: Arc<File>,
-    /// `Maildir`.
-    pub maildir: PathBuf,
     /// The device it is on.
     pub device: u64,
 }
@@ -216,15 +214,16 @@ fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
     for (_, copy) in piece {
         super::disk::begin_writeback(&copy.open);
     }
-    let mut directories: HashMap<&PathBuf, bool> = HashMap::new();
+    let mut directories: HashMap<PathBuf, bool> = HashMap::new();
     for (nth, copy) in piece {
+        let maildir = maildir::path_of(&copy.file);
         if let Err(error) = copy.open.sync_all() {
-            tracing::warn!("warning: unable to sync a file in {}: {error}", copy.maildir.display());
+            tracing::warn!("warning: unable to sync a file in {}: {error}", maildir.display());
             maildir::withdraw(copy);
             failed.push(*nth);
         }
         reached(Point::CheckpointBegun);
-        directories.insert(&copy.maildir, true);
+        directories.insert(maildir, true);
     }
     for (maildir, synced) in &mut directories {
         // Its owner may have moved it from `new` to `cur`.
@@ -236,7 +235,8 @@ fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
             }
         }
     }
-    let unsynced = piece.iter().filter(|(_, copy)| directories.get(&copy.maildir) == Some(&false));
+    let unsynced =
+        piece.iter().filter(|(_, copy)| directories.get(&maildir::path_of(&copy.file)) == Some(&false));
     failed.extend(unsynced.map(|(nth, _)| *nth));
     failed
 }

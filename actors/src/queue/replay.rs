@@ -19,12 +19,12 @@ use super::disk::spare::Spare;
 use super::journal::{self, Disk as _, FileDisk, Identity, Log, Recovered, Settings};
 use super::live::{Addressee, Backing, Entry, Fate};
 use super::writer::Writer;
-use super::{Error, Queue, Shared};
+use super::{Body, Error, Queue, Shared};
 use crate::maildir;
 use crate::pool::{Key, Mounts};
 use crate::service::StartError;
 
-/// How long the Maildirs may take in which copies are looked for; what cannot be looked at is delivered again.
+/// How long the Maildirs may take in which copies are put right; what cannot be looked at is delivered again.
 const LOOKING: Duration = Duration::from_secs(10);
 
 /// Copies looked for side by side.
@@ -238,7 +238,8 @@ impl Queue {
                     Fate::Done
                 }
                 Told::InDoubt { maildirs, same_boot } => {
-                    match self.are_whole(maildirs, same_boot, deadline, mounts).await {
+                    let body = Body::memory(Arc::clone(&accept.body));
+                    match self.restore(maildirs, &body, same_boot, deadline, mounts).await {
                         true => Fate::Done,
                         false => Fate::Open,
                     }
@@ -259,11 +260,12 @@ impl Queue {
         Some((spare.id, entry))
     }
 
-    /// Whether all these copies are where they were delivered, or where their owner moved them, whole, and durable now. In
-    /// the same life of the machine nothing that was written is lost: what is missing was removed.
-    async fn are_whole(
+    /// Whether all these copies are whole, or put right, and durable now. In the same life of the machine its owner can be
+    /// believed to have removed what is missing.
+    async fn restore(
         &self,
         copies: Vec<MaildirFile>,
+        body: &Body,
         same_boot: bool,
         deadline: Instant,
         mounts: &Mounts,
@@ -272,8 +274,9 @@ impl Queue {
             let path = maildir::path_of(&copy);
             let key = Key { device: mounts.device(&path), person: 0 };
             let left = deadline.saturating_duration_since(Instant::now());
-            let looking = self.0.pool.run(key, left, move || maildir::secure(&copy)).await;
-            if !matches!(looking, Ok(Ok(found)) if found || same_boot) {
+            let body = body.clone();
+            let restoring = self.0.pool.run(key, left, move || maildir::restore(&copy, &body, same_boot)).await;
+            if !matches!(restoring, Ok(Ok(()))) {
                 return false;
             }
         }

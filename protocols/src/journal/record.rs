@@ -37,10 +37,11 @@ pub struct MaildirFile {
     pub dir: Vec<u8>,
     /// Its name in `new/`.
     pub name: Vec<u8>,
-    /// Its length in bytes.
-    pub size: u64,
-    /// CRC-32C of its content.
-    pub crc: u32,
+    /// What it has in front of the message: the header lines that the delivery added.
+    pub head: Vec<u8>,
+    /// The mount that it was written through: a number that no other mount has until the machine is started again; 0 where
+    /// the kernel does not tell (before Linux 6.8).
+    pub mount: u64,
 }
 
 /// What became of a recipient.
@@ -256,7 +257,7 @@ impl Outcome {
     fn encoded_len(&self) -> usize {
         1 + match self {
             Self::Delivered { maildirs } => {
-                let files: usize = maildirs.iter().map(|f| 8 + f.dir.len() + f.name.len() + 12).sum();
+                let files: usize = maildirs.iter().map(|f| 12 + f.dir.len() + f.name.len() + f.head.len() + 8).sum();
                 4 + files
             }
             Self::Failed { paragraph } => 4 + paragraph.len(),
@@ -271,8 +272,8 @@ impl Outcome {
                 for file in maildirs {
                     bytes(out, &file.dir);
                     bytes(out, &file.name);
-                    out.extend_from_slice(&file.size.to_le_bytes());
-                    out.extend_from_slice(&file.crc.to_le_bytes());
+                    bytes(out, &file.head);
+                    out.extend_from_slice(&file.mount.to_le_bytes());
                 }
             }
             Self::Failed { paragraph } => {
@@ -289,8 +290,8 @@ impl Outcome {
                     Some(MaildirFile {
                         dir: fields.bytes()?.to_vec(),
                         name: fields.bytes()?.to_vec(),
-                        size: fields.u64()?,
-                        crc: fields.u32()?,
+                        head: fields.bytes()?.to_vec(),
+                        mount: fields.u64()?,
                     })
                 })?,
             }),

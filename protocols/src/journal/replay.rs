@@ -30,7 +30,8 @@ pub enum Fate {
     InDoubt {
         /// The files.
         maildirs: Vec<MaildirFile>,
-        /// The machine has not been started again since: a file that is missing was moved or deleted by its user.
+        /// The machine has not been started again since: what is missing in a file system that has not been mounted
+        /// again either was moved or deleted by its user.
         same_boot: bool,
     },
     /// It failed for good; what the bounce says about it.
