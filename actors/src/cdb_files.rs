@@ -5,8 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mailtree_config::changes::{Changes, Look};
 use mailtree_protocols::cdb::Cdb;
 use rustix::fs::OFlags;
 
@@ -39,22 +40,48 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version(u64, u64, i64, i64);
 
-type Kept = HashMap<PathBuf, (Version, Arc<Cdb<Vec<u8>>>)>;
+struct Kept {
+    version: Version,
+    cdb: Arc<Cdb<Vec<u8>>>,
+    look: Option<Look>,
+}
 
 /// The files.
 #[derive(Clone, Default)]
-pub struct CdbFiles(Arc<Mutex<Kept>>);
+pub struct CdbFiles(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    kept: Mutex<HashMap<PathBuf, Kept>>,
+    changes: Changes,
+}
 
 impl CdbFiles {
     /// The file as it is now; none if it does not exist.
     pub fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        self.read(path, None)
+    }
+
+    /// The file as it was at most 100 ms ago, if no change in its directory has been noticed since. For files of the host's own:
+    /// their directories are watched from then on.
+    pub fn recent(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        if let Some(kept) = self.lock().get(path)
+            && kept.look.is_some_and(|look| self.0.changes.hold(look))
+        {
+            return Ok(Some(Arc::clone(&kept.cdb)));
+        }
+        self.read(path, path.parent().map(|dir| self.0.changes.look(dir)))
+    }
+
+    fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         let Some(file) = open_regular(path)? else { return Ok(None) };
         let meta = file.metadata()?;
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-        if let Some((kept, cdb)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path)
-            && *kept == version
+        if let Some(kept) = self.lock().get_mut(path)
+            && kept.version == version
         {
-            return Ok(Some(Arc::clone(cdb)));
+            kept.look = look.or(kept.look);
+            return Ok(Some(Arc::clone(&kept.cdb)));
         }
         if meta.len() > MAX_SIZE {
             return Err(io::Error::other(format!("{} is larger than {MAX_SIZE} bytes", path.display())));
@@ -62,12 +89,16 @@ impl CdbFiles {
         let mut bytes = Vec::new();
         file.take(MAX_SIZE).read_to_end(&mut bytes)?;
         let cdb = Arc::new(Cdb::new(bytes).map_err(io::Error::other)?);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: u64 = kept.values().map(|(version, _)| version.1).sum();
+        let mut kept = self.lock();
+        let held: u64 = kept.values().map(|kept| kept.version.1).sum();
         if kept.len() >= MAX_FILES || held + version.1 > MAX_HELD {
             kept.clear();
         }
-        kept.insert(path.to_owned(), (version, Arc::clone(&cdb)));
+        kept.insert(path.to_owned(), Kept { version, cdb: Arc::clone(&cdb), look });
         Ok(Some(cdb))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Kept>> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

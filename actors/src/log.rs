@@ -21,6 +21,10 @@ use crate::service::StartError;
 /// Lines that may wait for the writer.
 const WAITING: usize = 16_384;
 
+/// How long the writer rests after it has written: what comes meanwhile is one write. A line that comes to a quiet log is
+/// written at once.
+const REST: Duration = Duration::from_millis(5);
+
 /// Longest line, in bytes.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -280,6 +284,8 @@ fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
                     writeln!(out, "log: warning: {lost} lines were lost: standard output was too slow")?;
                 }
                 out.flush()?;
+                drop(out);
+                std::thread::sleep(REST);
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,

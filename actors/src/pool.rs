@@ -92,6 +92,8 @@ struct State {
     stuck: usize,
     last: u64,
     watched: bool,
+    /// The watcher sleeps until it is woken.
+    unwatched: bool,
 }
 
 struct Device {
@@ -190,10 +192,13 @@ impl Pool {
         loop {
             let mut state = self.0.lock();
             while state.threads == state.idle && state.turn.is_empty() {
+                state.unwatched = true;
                 state = self.0.watch.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            let (mut state, _) =
-                self.0.watch.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
+            state.unwatched = false;
+            drop(state);
+            std::thread::sleep(WATCH);
+            let mut state = self.0.lock();
             let now = Instant::now();
             let mut refused = Vec::new();
             let mut stuck = 0;
@@ -249,7 +254,9 @@ impl Shared {
                 }
                 continue;
             };
-            self.watch.notify_one();
+            if std::mem::take(&mut state.unwatched) {
+                self.watch.notify_one();
+            }
             drop(state);
             // A panic must not take the thread's place in the counts along.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));

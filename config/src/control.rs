@@ -1,7 +1,8 @@
 //! qmail's control files (qmail-control) as typed values.
 //!
 //! qmail-smtpd and qmail-remote read their files for every session, so [`Control::smtpd`] and [`Control::remote`] are
-//! asked for every session too: they look whether a file has changed and read only then. qmail-send reads at its start
+//! asked for every session too: they look whether a file has changed, at most every 100 ms unless a change is noticed,
+//! and read only then. qmail-send reads at its start
 //! and, for two files, at HUP: [`Control::send`] reads every time.
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use mailtree_protocols::spf::{self, Behavior};
 use mailtree_protocols::validrcptto::ValidRcptTo;
 use mailtree_protocols::virtualdomains::VirtualDomains;
 
+use crate::changes::{Changes, Look};
 use crate::default;
 use crate::error::{Error, Problem};
 use crate::read::{Kind, Missing, Reading, Seen};
@@ -114,6 +116,7 @@ pub struct Remote {
 #[derive(Debug)]
 pub struct Control {
     dir: PathBuf,
+    changes: Changes,
     smtpd: Mutex<Option<Kept<Smtpd>>>,
     remote: Mutex<Option<Kept<Remote>>>,
     simcontrol: Mutex<Option<Kept<Simcontrol>>>,
@@ -123,6 +126,7 @@ pub struct Control {
 /// What was read, and from which versions of the files. A bad file stays bad until it is changed.
 #[derive(Debug)]
 struct Kept<T> {
+    look: Look,
     seen: Vec<Seen>,
     value: Result<Arc<T>, Error>,
 }
@@ -132,6 +136,7 @@ impl Control {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
+            changes: Changes::default(),
             smtpd: Mutex::new(None),
             remote: Mutex::new(None),
             simcontrol: Mutex::new(None),
@@ -203,14 +208,20 @@ impl Control {
     ) -> Result<Arc<T>, Error> {
         // What is kept is replaced whole, so a panic elsewhere cannot have left half of it.
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.seen.iter().all(Seen::is_current)) {
+        if let Some(kept) = kept.as_ref().filter(|kept| self.changes.hold(kept.look)) {
+            return kept.value.clone();
+        }
+        // Before the files are looked at: what changes meanwhile is looked at again.
+        let look = self.changes.look(&self.dir);
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.seen.iter().all(Seen::is_current)) {
+            kept.look = look;
             return kept.value.clone();
         }
         let mut reading = Reading::new(&self.dir);
         let value = Arc::new(read(&mut reading));
         let unreadable = reading.problems.iter().any(|problem| problem.temporary);
         let value = Error::unless_none(reading.problems, value);
-        *kept = (!unreadable).then(|| Kept { seen: reading.seen, value: value.clone() });
+        *kept = (!unreadable).then(|| Kept { look, seen: reading.seen, value: value.clone() });
         value
     }
 }

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod changes;
 pub mod control;
 pub mod default;
 pub mod error;

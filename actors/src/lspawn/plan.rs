@@ -77,7 +77,7 @@ impl Local {
     /// The home that `users/cdb` gives an address.
     pub(super) fn assigned(&self, recipient: &[u8]) -> Result<Option<Home>, Report> {
         let trouble = || Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n");
-        let users = self.cdb_files.open(&self.arguments.users_cdb).map_err(|error| {
+        let users = self.cdb_files.recent(&self.arguments.users_cdb).map_err(|error| {
             tracing::error!("alert: unable to read users/cdb: {error}");
             trouble()
         })?;

@@ -157,7 +157,7 @@ pub enum Message {
         /// The message.
         id: MessageId,
         /// It, as it arrives.
-        result: Result<NewMessage, Error>,
+        result: Result<Option<NewMessage>, Error>,
     },
     /// The recipients of a message have been read.
     Loaded {

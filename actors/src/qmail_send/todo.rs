@@ -97,9 +97,11 @@ impl State {
         });
     }
 
-    pub(super) fn placed(&mut self, id: MessageId, result: Result<NewMessage, Error>) {
+    pub(super) fn placed(&mut self, id: MessageId, result: Result<Option<NewMessage>, Error>) {
         match result {
-            Ok(message) => self.arrived(message),
+            Ok(Some(message)) => self.arrived(message),
+            // It is surfacing.
+            Ok(None) => (),
             Err(error) => {
                 tracing::warn!(
                     msg = id.0,

@@ -144,13 +144,14 @@ impl Live {
             if !entry.routed {
                 entry.route(route);
             }
-            entry.stage = Stage::Known;
             for one in &mut entry.recipients {
                 one.lost = false;
             }
+            // It is known when it is placed: until then whoever writes it out has the scheduler look at the files.
             if entry.is_placed_first() {
                 arrivals.push(Arrival::Place(id));
             } else {
+                entry.stage = Stage::Known;
                 arrivals.push(Arrival::Message(entry.as_new(id)));
             }
         }
@@ -433,8 +434,24 @@ impl Live {
         }
     }
 
-    /// A message that was placed before its first delivery, as the scheduler hears of it.
-    pub(super) fn as_new(&self, id: MessageId) -> Option<NewMessage> {
-        self.lock().entries.get(&id).map(|entry| entry.as_new(id))
+    /// Begins placing a message before its first delivery, as the scheduler will hear of it; none if the scheduler hears of it
+    /// in another way: it has been written out meanwhile ([`Live::surfaced`]), or is gone.
+    pub(super) fn placing(&self, id: MessageId) -> Option<NewMessage> {
+        let mut table = self.lock();
+        let entry = table.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Fresh && !entry.writing)?;
+        entry.stage = Stage::Known;
+        Some(entry.as_new(id))
+    }
+
+    /// Whether it is still here, not placed: the scheduler will ask again.
+    pub(super) fn unplaced(&self, id: MessageId) -> bool {
+        let mut table = self.lock();
+        match table.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Known) {
+            Some(entry) => {
+                entry.stage = Stage::Fresh;
+                true
+            }
+            None => false,
+        }
     }
 }

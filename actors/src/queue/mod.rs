@@ -245,14 +245,20 @@ impl Queue {
         self.0.live.surfaced()
     }
 
-    /// Places a message that has to be in S5 before its first delivery.
+    /// Places a message that has to be in S5 before its first delivery; none if it is there already and is one of those that
+    /// [`Queue::surfaced`] tells of, or is gone.
     ///
     /// # Errors
     /// When it cannot be; it stays in S4.
-    pub async fn place(&self, id: MessageId) -> Result<NewMessage, Error> {
-        let message = self.0.live.as_new(id).ok_or(Error::Gone)?;
-        self.write_out_one(id).await?;
-        Ok(message)
+    pub async fn place(&self, id: MessageId) -> Result<Option<NewMessage>, Error> {
+        self.not_writing(id).await;
+        let Some(message) = self.0.live.placing(id) else { return Ok(None) };
+        let result = self.write_out_one(id).await;
+        self.not_writing(id).await;
+        match (self.0.live.unplaced(id), result) {
+            (false, _) => Ok(Some(message)),
+            (true, result) => Err(result.err().unwrap_or(Error::Gone)),
+        }
     }
 
     /// Looks into `todo` for what other programs put there, but not for those `except` for; why some cannot be read.
@@ -366,7 +372,7 @@ impl Queue {
         let Some((noted, done)) = self.0.live.delivered(id, record, maildirs) else { return false };
         // Before the record: a checkpoint that covers the record covers the files.
         self.0.checkpoints.add(place, noted, copies);
-        writer.append(vec![done]);
+        writer.append_soon(vec![done]);
         crash::reached(crash::Point::RecipientNoted);
         true
     }
@@ -423,7 +429,9 @@ impl Queue {
     pub fn end(&self, id: MessageId) -> Answer<Result<(), Error>> {
         match self.0.live.end(id, false) {
             Ending::Noted(record, false) => {
-                self.tell(vec![record]);
+                if let Some(writer) = self.0.writer.load().as_ref() {
+                    writer.append_soon(vec![record]);
+                }
                 self.forget(id);
                 Answer::Now(Ok(()))
             }

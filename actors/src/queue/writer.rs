@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mailtree_protocols::journal::{Lsn, Record};
 use metrics::Histogram;
@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 use super::crash::{Point, reached};
 use super::journal::{FileDisk, Log};
 use super::sync::Error;
+
+/// How long records that nobody waits for may wait for others, to be written with them.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Records of one batch.
 const BATCH: usize = 1024;
@@ -42,6 +45,10 @@ struct Shared {
 #[derive(Default)]
 struct Mailbox {
     letters: Vec<Letter>,
+    /// Some of them must be written now.
+    urgent: bool,
+    /// The thread sleeps until it is woken, whatever comes.
+    asleep: bool,
     closed: bool,
 }
 
@@ -91,14 +98,20 @@ impl Writer {
         self.max_record
     }
 
-    /// Records that become durable with the next batch that must, or the next checkpoint.
+    /// Records that become durable with the next batch that must, or the next checkpoint; they are written at once, so that a
+    /// process that dies leaves them behind.
     pub(super) fn append(&self, records: Vec<Record>) {
-        self.send(Letter::Append { records, done: None });
+        self.send(Letter::Append { records, done: None }, true);
+    }
+
+    /// The same, and they are written within [`GATHER`]: when they are lost, something is done again that does no harm.
+    pub(super) fn append_soon(&self, records: Vec<Record>) {
+        self.send(Letter::Append { records, done: None }, false);
     }
 
     /// Records that must be durable; `done` hears of it on the journal's thread, in the order of the batches.
     pub(super) fn append_then(&self, records: Vec<Record>, done: Done) {
-        self.send(Letter::Append { records, done: Some(done) });
+        self.send(Letter::Append { records, done: Some(done) }, true);
     }
 
     /// Records that must be durable.
@@ -112,7 +125,7 @@ impl Writer {
     /// Writes a checkpoint and waits for it.
     pub(super) fn checkpoint(&self, needed: Lsn, durable: Lsn) -> bool {
         let (done, answer) = crossbeam_channel::bounded(1);
-        self.send(Letter::Checkpoint { needed, durable, done });
+        self.send(Letter::Checkpoint { needed, durable, done }, true);
         answer.recv().unwrap_or(false)
     }
 
@@ -134,11 +147,11 @@ impl Writer {
     /// Ends a journal in which nothing is alive: its files are removed.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
-        self.send(Letter::Close { done });
+        self.send(Letter::Close { done }, true);
         answer.await.unwrap_or(Err(Error::Gone))
     }
 
-    fn send(&self, letter: Letter) {
+    fn send(&self, letter: Letter, urgent: bool) {
         let mut mailbox = self.shared.lock();
         if mailbox.closed {
             drop(mailbox);
@@ -146,8 +159,13 @@ impl Writer {
             return;
         }
         mailbox.letters.push(letter);
+        let asleep = std::mem::take(&mut mailbox.asleep);
+        let wake = asleep || urgent && !mailbox.urgent;
+        mailbox.urgent |= urgent;
         drop(mailbox);
-        self.shared.wake.notify_one();
+        if wake {
+            self.shared.wake.notify_one();
+        }
     }
 }
 
@@ -172,6 +190,34 @@ impl Drop for Writer {
 }
 
 impl Shared {
+    /// What has come; none after the end. Waits a little for more if nothing in it is urgent. Behind what was written last
+    /// more is likely to come, and nobody needs to wake the thread for it.
+    fn letters(&self) -> Option<Vec<Letter>> {
+        let mut mailbox = self.lock();
+        loop {
+            let gathered = Instant::now() + GATHER;
+            while !mailbox.urgent && !mailbox.closed {
+                let left = gathered.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                (mailbox, _) =
+                    self.wake.wait_timeout(mailbox, left).unwrap_or_else(PoisonError::into_inner);
+            }
+            if !mailbox.letters.is_empty() {
+                mailbox.urgent = false;
+                return Some(std::mem::take(&mut mailbox.letters));
+            }
+            if mailbox.closed {
+                return None;
+            }
+            mailbox.asleep = true;
+            while mailbox.asleep && !mailbox.closed {
+                mailbox = self.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,16 +260,7 @@ impl Drop for Thread {
 impl Thread {
     fn run(mut self) {
         loop {
-            let letters = {
-                let mut mailbox = self.shared.lock();
-                while mailbox.letters.is_empty() {
-                    if mailbox.closed {
-                        return;
-                    }
-                    mailbox = self.shared.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
-                }
-                std::mem::take(&mut mailbox.letters)
-            };
+            let Some(letters) = self.shared.letters() else { return };
             let mut batch = Batch::default();
             for letter in letters {
                 match letter {

@@ -147,7 +147,7 @@ impl Smtpd {
     pub fn rule(&self, ip: IpAddr, host: Option<&str>) -> Result<Option<Hit>, String> {
         let path = self.rules.display();
         let rules =
-            self.files.open(&self.rules).map_err(|error| format!("unable to read {path}: {error}"))?;
+            self.files.recent(&self.rules).map_err(|error| format!("unable to read {path}: {error}"))?;
         let rules = rules.ok_or_else(|| format!("unable to read {path}: no such file"))?;
         let client = tcprules::Client { info: None, ip, host: host.map(str::as_bytes) };
         tcprules::lookup(&rules, &client).map_err(|error| format!("unable to read {path}: {error}"))

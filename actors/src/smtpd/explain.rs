@@ -207,7 +207,7 @@ impl Smtpd {
         step("validrcptto", listed.map(drop), fine)?;
         match chkuser.settings(asked.client, asked.relays) {
             Some(settings) if !known => {
-                let event = asked.existing(&settings, recipient, false).await;
+                let event = asked.looked_up(&settings, recipient, false).await;
                 let (title, description) = event.words();
                 let found = format!("{title}: {description}");
                 step("chkuser", event.refusal().map_or(Ok(()), Err), &found)?;

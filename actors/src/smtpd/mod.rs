@@ -44,6 +44,7 @@ use crate::users::Users;
 use client::Client;
 use entry::{Entered, Left, Secured};
 pub use explain::Line;
+pub use recipient::Found;
 use message::Mess;
 use sender::Spf;
 
@@ -84,6 +85,8 @@ pub struct Smtpd {
     pub simscan: simscan::Settings,
     /// The warnings about the rules of simscan that were told last.
     pub simcontrol: Mutex<Vec<String>>,
+    /// Recipients that were found a moment ago.
+    pub found: Found,
     /// Messages scanned at once.
     pub scanning: Permits,
     /// Programs run at once, and for how long each.

@@ -1,8 +1,11 @@
 //! RCPT: who may be sent to. In this order: maxrcpt, the lists of bad recipients, validrcptto, then chkuser or, without it,
 //! rcpthosts.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use mailtree_config::changes::REST;
 use mailtree_config::control;
 use mailtree_protocols::address;
 use mailtree_protocols::badlist::log::{self, List};
@@ -175,6 +178,18 @@ impl Asked<'_> {
 
     /// What chkuser says of a recipient.
     pub(super) async fn existing(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Event {
+        if self.smtpd.found.holds(settings, recipient, smtputf8) {
+            return Event::FoundRecipient;
+        }
+        let event = self.looked_up(settings, recipient, smtputf8).await;
+        if event == Event::FoundRecipient {
+            self.smtpd.found.add(settings, recipient, smtputf8);
+        }
+        event
+    }
+
+    /// The same, as the files are now.
+    pub(super) async fn looked_up(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Event {
         let mut mx: Option<Mx> = None;
         loop {
             let facts =
@@ -194,6 +209,33 @@ impl Asked<'_> {
             tracing::error!("alert: unable to check a recipient: {trouble}");
             return Event::NoAuthResource;
         }
+    }
+}
+
+/// Recipients that chkuser has found a moment ago: looking again takes another thread, and a burst goes to the same ones.
+#[derive(Debug, Default)]
+pub struct Found(Mutex<HashMap<Vec<u8>, (Settings, bool, Instant)>>);
+
+impl Found {
+    /// As many are kept; beyond that all are forgotten.
+    const MOST: usize = 4096;
+
+    fn holds(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> bool {
+        self.lock().get(recipient).is_some_and(|(for_settings, for_smtputf8, at)| {
+            at.elapsed() < REST && for_settings == settings && *for_smtputf8 == smtputf8
+        })
+    }
+
+    fn add(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) {
+        let mut found = self.lock();
+        if found.len() >= Self::MOST {
+            found.clear();
+        }
+        found.insert(recipient.to_vec(), (settings.clone(), smtputf8, Instant::now()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Settings, bool, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,7 @@ use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
 use mailtree_actors::service::StartError;
 use mailtree_actors::simscan;
-use mailtree_actors::smtpd::Smtpd;
+use mailtree_actors::smtpd::{self, Smtpd};
 use mailtree_actors::tls::Tls;
 use mailtree_actors::users::Users;
 use mailtree_actors::vpopmail::Vpopmail;
@@ -82,6 +82,7 @@ impl Front {
             checkpassword,
             simscan: scanners(&host.scanners, host),
             simcontrol: Mutex::default(),
+            found: smtpd::Found::default(),
             scanning: self.scanning.clone(),
             programs: (self.programs.clone(), deadline),
             program_memory: memory,

@@ -197,3 +197,41 @@ fn a_new_scheduler_hears_of_everything_again() {
     let again = arrived(&live);
     assert!(again.again && again.local[0].done && !again.remote[0].done);
 }
+
+/// A table with one message in S4 for two, of which the scheduler has been told that it is to be placed.
+fn to_be_placed() -> Live {
+    let live = Live::default();
+    live.insert([(ID, Entry::new(Backing::Todo, 9_000_000, 100, envelope(&["b@here", "c@there"])))]);
+    assert!(matches!(live.arrivals(10, &route)[..], [Arrival::Place(ID)]));
+    live
+}
+
+#[test]
+fn a_message_that_is_written_out_before_it_is_placed_is_not_forgotten() {
+    let live = to_be_placed();
+    live.leave(ID).unwrap();
+    assert!(live.placing(ID).is_none());
+    live.left(ID).unwrap();
+    assert!(live.placing(ID).is_none());
+    assert_eq!(live.surfaced(), [ID]);
+}
+
+#[test]
+fn a_message_that_is_placed_is_told_of_once() {
+    let live = to_be_placed();
+    assert_eq!(live.placing(ID).unwrap().id, ID);
+    assert!(live.placing(ID).is_none());
+    live.leave(ID).unwrap();
+    live.left(ID).unwrap();
+    assert!(!live.unplaced(ID) && live.surfaced().is_empty());
+}
+
+#[test]
+fn a_message_that_cannot_be_placed_is_placed_later() {
+    let live = to_be_placed();
+    live.placing(ID).unwrap();
+    live.leave(ID).unwrap();
+    live.stayed(ID);
+    assert!(live.unplaced(ID));
+    assert_eq!(live.placing(ID).unwrap().local.len(), 1);
+}
