@@ -178,12 +178,12 @@ impl Asked<'_> {
 
     /// What chkuser says of a recipient.
     pub(super) async fn existing(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Event {
-        if self.smtpd.found.holds(settings, recipient, smtputf8) {
-            return Event::FoundRecipient;
+        if let Some(event) = self.smtpd.found.get(settings, recipient, smtputf8) {
+            return event;
         }
         let event = self.looked_up(settings, recipient, smtputf8).await;
-        if event == Event::FoundRecipient {
-            self.smtpd.found.add(settings, recipient, smtputf8);
+        if matches!(event, Event::FoundRecipient | Event::AnyRecipientOfDomain | Event::AnyRecipient) {
+            self.smtpd.found.add(settings, recipient, smtputf8, event);
         }
         event
     }
@@ -214,27 +214,39 @@ impl Asked<'_> {
 
 /// Recipients that chkuser has found a moment ago: looking again takes another thread, and a burst goes to the same ones.
 #[derive(Debug, Default)]
-pub struct Found(Mutex<HashMap<Vec<u8>, (Settings, bool, Instant)>>);
+pub struct Found(Mutex<HashMap<Vec<u8>, Answer>>);
+
+/// What was found, for these settings, with or without SMTPUTF8, and when.
+#[derive(Debug)]
+struct Answer {
+    settings: Settings,
+    smtputf8: bool,
+    event: Event,
+    at: Instant,
+}
 
 impl Found {
     /// As many are kept; beyond that all are forgotten.
     const MOST: usize = 4096;
 
-    fn holds(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> bool {
-        self.lock().get(recipient).is_some_and(|(for_settings, for_smtputf8, at)| {
-            at.elapsed() < REST && for_settings == settings && *for_smtputf8 == smtputf8
-        })
+    fn get(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Option<Event> {
+        let found = self.lock();
+        let answer = found.get(recipient).filter(|answer| {
+            answer.at.elapsed() < REST && answer.settings == *settings && answer.smtputf8 == smtputf8
+        })?;
+        Some(answer.event)
     }
 
-    fn add(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) {
+    fn add(&self, settings: &Settings, recipient: &[u8], smtputf8: bool, event: Event) {
         let mut found = self.lock();
         if found.len() >= Self::MOST {
             found.clear();
         }
-        found.insert(recipient.to_vec(), (settings.clone(), smtputf8, Instant::now()));
+        let answer = Answer { settings: settings.clone(), smtputf8, event, at: Instant::now() };
+        found.insert(recipient.to_vec(), answer);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (Settings, bool, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Answer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
