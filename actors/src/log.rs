@@ -269,6 +269,11 @@ impl Actor for Log {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "what is waited for is that time passes")]
+fn rest() {
+    std::thread::sleep(REST);
+}
+
 fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
     let stdout = io::stdout();
     while !stopped.load(Ordering::Acquire) {
@@ -285,7 +290,7 @@ fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
                 }
                 out.flush()?;
                 drop(out);
-                std::thread::sleep(REST);
+                rest();
             }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,

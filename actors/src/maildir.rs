@@ -97,10 +97,7 @@ pub(crate) fn restore(file: &MaildirFile, body: &Body, believed: bool) -> io::Re
     let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true };
     let copy = match found(&copy)? {
         Some(found) => found,
-        None if believed
-            && file.mount != 0
-            && Status::of(&File::open(&maildir)?)?.mount == file.mount =>
-        {
+        None if believed && file.mount != 0 && Status::of(&File::open(&maildir)?)?.mount == file.mount => {
             return Ok(());
         }
         None => deliver(&copy)?,

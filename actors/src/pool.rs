@@ -196,9 +196,8 @@ impl Pool {
                 state = self.0.watch.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             state.unwatched = false;
-            drop(state);
-            std::thread::sleep(WATCH);
-            let mut state = self.0.lock();
+            let (mut state, _) =
+                self.0.watch.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
             let mut refused = Vec::new();
             let mut stuck = 0;

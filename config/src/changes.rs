@@ -50,14 +50,15 @@ impl Changes {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(events) = &state.events {
             // Again each time: another directory may be there by now. One that cannot be watched is looked at after REST.
-            let _: Result<i32, _> = inotify::add_watch(events, dir, CHANGES);
+            inotify::add_watch(events, dir, CHANGES).map_or((), |_| ());
         }
         Look { at: Instant::now(), count: state.count() }
     }
 
     /// Whether what was seen at `look` still counts.
     pub fn hold(&self, look: Look) -> bool {
-        look.at.elapsed() < REST && self.0.lock().unwrap_or_else(PoisonError::into_inner).count() == look.count
+        look.at.elapsed() < REST
+            && self.0.lock().unwrap_or_else(PoisonError::into_inner).count() == look.count
     }
 }
 

@@ -18,7 +18,13 @@ impl Home {
         fs::write(&body, text).unwrap();
         let body = Body::open(&body).unwrap();
         let maildir = self.maildir();
-        super::deliver(&Copy { maildir: &maildir, name: OsStr::new(NAME), head: b"Head: x\n", body: &body, again })
+        super::deliver(&Copy {
+            maildir: &maildir,
+            name: OsStr::new(NAME),
+            head: b"Head: x\n",
+            body: &body,
+            again,
+        })
     }
 
     /// What lies in a directory of the Maildir: names and contents.

@@ -438,7 +438,8 @@ impl Live {
     /// in another way: it has been written out meanwhile ([`Live::surfaced`]), or is gone.
     pub(super) fn placing(&self, id: MessageId) -> Option<NewMessage> {
         let mut table = self.lock();
-        let entry = table.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Fresh && !entry.writing)?;
+        let entry =
+            table.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Fresh && !entry.writing)?;
         entry.stage = Stage::Known;
         Some(entry.as_new(id))
     }

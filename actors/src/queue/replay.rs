@@ -275,7 +275,8 @@ impl Queue {
             let key = Key { device: mounts.device(&path), person: 0 };
             let left = deadline.saturating_duration_since(Instant::now());
             let body = body.clone();
-            let restoring = self.0.pool.run(key, left, move || maildir::restore(&copy, &body, same_boot)).await;
+            let restoring =
+                self.0.pool.run(key, left, move || maildir::restore(&copy, &body, same_boot)).await;
             if !matches!(restoring, Ok(Ok(()))) {
                 return false;
             }

@@ -1,5 +1,8 @@
-//! The one thread that writes the journal: it takes what has come, writes it as one batch, makes it durable if anybody
-//! waits for that, and answers all (group commit).
+//! Writing the journal: what has come is written as one batch, made durable if anybody waits for that, and all are answered
+//! (group commit).
+//!
+//! A thread does it, or, where nobody is at it, whoever has something that must be durable: a lone session has no use for two
+//! changes of threads. Either holds [`Core`] while it takes letters and while it writes them, so that their order stays.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mailtree_protocols::journal::{Lsn, Record};
 use metrics::Histogram;
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
 
 use super::crash::{Point, reached};
@@ -34,6 +38,7 @@ pub(super) struct Writer {
 
 #[derive(Default)]
 struct Shared {
+    core: Mutex<Option<Core>>,
     mailbox: Mutex<Mailbox>,
     wake: Condvar,
     /// The last batch all of whose callers were told; 0: none.
@@ -71,24 +76,17 @@ impl Writer {
         troubled: Box<dyn Fn() + Send>,
         failed: Arc<dyn Fn(String) + Send + Sync>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        shared.handled.store(log.last().0, Ordering::Release);
         let counted = Counted {
             records: metrics::histogram!("mailtree_journal_batch_records"),
             seconds: metrics::histogram!("mailtree_journal_batch_seconds"),
         };
         let max_record = log.max_batch();
-        let thread = Thread {
-            log: Some(log),
-            shared: Arc::clone(&shared),
-            rolled,
-            generation: 0,
-            used: 0,
-            crowded,
-            troubled,
-            failed,
-            counted,
-        };
+        let handled = log.last().0;
+        let core =
+            Core { log: Some(log), rolled, generation: 0, used: 0, crowded, troubled, failed, counted };
+        let shared = Arc::new(Shared { core: Mutex::new(Some(core)), ..Shared::default() });
+        shared.handled.store(handled, Ordering::Release);
+        let thread = Thread(Arc::clone(&shared));
         std::thread::Builder::new().name("journal".into()).spawn(move || thread.run())?;
         Ok(Self { shared, max_record })
     }
@@ -109,9 +107,21 @@ impl Writer {
         self.send(Letter::Append { records, done: None }, false);
     }
 
-    /// Records that must be durable; `done` hears of it on the journal's thread, in the order of the batches.
+    /// Records that must be durable; `done` hears of it in the order of the batches, perhaps before this returns. Waits for the
+    /// disk in the caller's thread if nobody else is writing.
     pub(super) fn append_then(&self, records: Vec<Record>, done: Done) {
-        self.send(Letter::Append { records, done: Some(done) }, true);
+        let letter = Letter::Append { records, done: Some(done) };
+        let here = tokio::runtime::Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        // Nobody holds it across a panic that leaves it half changed: a batch is written or it is not.
+        match self.shared.core.try_lock() {
+            Ok(mut core) if here && core.is_some() => {
+                if self.post(letter) {
+                    tokio::task::block_in_place(|| self.shared.handle(&mut core));
+                }
+            }
+            _ => self.send(letter, true),
+        }
     }
 
     /// Records that must be durable.
@@ -167,6 +177,18 @@ impl Writer {
             self.shared.wake.notify_one();
         }
     }
+
+    /// Leaves a letter that the caller himself will handle.
+    fn post(&self, letter: Letter) -> bool {
+        let mut mailbox = self.shared.lock();
+        if mailbox.closed {
+            drop(mailbox);
+            letter.refuse();
+            return false;
+        }
+        mailbox.letters.push(letter);
+        true
+    }
 }
 
 impl Letter {
@@ -190,9 +212,9 @@ impl Drop for Writer {
 }
 
 impl Shared {
-    /// What has come; none after the end. Waits a little for more if nothing in it is urgent. Behind what was written last
-    /// more is likely to come, and nobody needs to wake the thread for it.
-    fn letters(&self) -> Option<Vec<Letter>> {
+    /// Waits until something has come; false after the end. Waits a little for more if nothing in it is urgent. Behind what was
+    /// written last more is likely to come, and nobody needs to wake the thread for it.
+    fn wait(&self) -> bool {
         let mut mailbox = self.lock();
         loop {
             let gathered = Instant::now() + GATHER;
@@ -201,21 +223,49 @@ impl Shared {
                 if left.is_zero() {
                     break;
                 }
-                (mailbox, _) =
-                    self.wake.wait_timeout(mailbox, left).unwrap_or_else(PoisonError::into_inner);
+                (mailbox, _) = self.wake.wait_timeout(mailbox, left).unwrap_or_else(PoisonError::into_inner);
             }
             if !mailbox.letters.is_empty() {
-                mailbox.urgent = false;
-                return Some(std::mem::take(&mut mailbox.letters));
+                return true;
             }
             if mailbox.closed {
-                return None;
+                return false;
             }
-            mailbox.asleep = true;
+            (mailbox.asleep, mailbox.urgent) = (true, false);
             while mailbox.asleep && !mailbox.closed {
                 mailbox = self.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
             }
         }
+    }
+
+    /// Writes all that has come. After a failure for good nothing is taken any more.
+    fn handle(&self, held: &mut Option<Core>) {
+        let letters = {
+            let mut mailbox = self.lock();
+            mailbox.urgent = false;
+            std::mem::take(&mut mailbox.letters)
+        };
+        let Some(core) = held else {
+            letters.into_iter().for_each(Letter::refuse);
+            return;
+        };
+        core.handle(letters, self);
+        if core.is_dead() {
+            (core.failed)("the journal cannot be written".to_owned());
+            *held = None;
+            self.close();
+        }
+    }
+
+    /// Whatever ends the journal, nobody waits for it for ever.
+    fn close(&self) {
+        let letters = {
+            let mut mailbox = self.lock();
+            mailbox.closed = true;
+            std::mem::take(&mut mailbox.letters)
+        };
+        self.wake.notify_all();
+        letters.into_iter().for_each(Letter::refuse);
     }
 
     fn lock(&self) -> MutexGuard<'_, Mailbox> {
@@ -223,9 +273,9 @@ impl Shared {
     }
 }
 
-struct Thread {
+/// What writes.
+struct Core {
     log: Option<Log<FileDisk>>,
-    shared: Arc<Shared>,
     rolled: Rolled,
     /// The generation that was noted last.
     generation: u64,
@@ -243,66 +293,67 @@ struct Counted {
     seconds: Histogram,
 }
 
-/// Whatever ends the thread, nobody waits for it for ever.
+/// The thread.
+struct Thread(Arc<Shared>);
+
 impl Drop for Thread {
     fn drop(&mut self) {
-        let letters = {
-            let mut mailbox = self.shared.lock();
-            mailbox.closed = true;
-            std::mem::take(&mut mailbox.letters)
-        };
-        for letter in letters {
-            letter.refuse();
-        }
+        self.0.close();
     }
 }
 
 impl Thread {
-    fn run(mut self) {
-        loop {
-            let Some(letters) = self.shared.letters() else { return };
-            let mut batch = Batch::default();
-            for letter in letters {
-                match letter {
-                    Letter::Append { records, done } => {
-                        let size: usize = records.iter().map(Record::encoded_len).sum();
-                        let limit = self.log.as_ref().map_or(0, Log::max_batch);
-                        if batch.records.len() + records.len() > BATCH || batch.size + size > limit {
-                            self.commit(std::mem::take(&mut batch));
-                        }
-                        batch.size += size;
-                        batch.records.extend(records);
-                        batch.done.extend(done);
+    fn run(self) {
+        while self.0.wait() {
+            let mut core = self.0.core.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.handle(&mut core);
+        }
+    }
+}
+
+impl Core {
+    fn is_dead(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_dead)
+    }
+
+    fn handle(&mut self, letters: Vec<Letter>, shared: &Shared) {
+        let mut batch = Batch::default();
+        for letter in letters {
+            match letter {
+                Letter::Append { records, done } => {
+                    let size: usize = records.iter().map(Record::encoded_len).sum();
+                    let limit = self.log.as_ref().map_or(0, Log::max_batch);
+                    if batch.records.len() + records.len() > BATCH || batch.size + size > limit {
+                        self.commit(std::mem::take(&mut batch), shared);
                     }
-                    Letter::Checkpoint { needed, durable, done } => {
-                        self.commit(std::mem::take(&mut batch));
-                        let written = self.checkpoint(needed, durable);
-                        // Whoever asked waits with a place in his channel.
-                        done.try_send(written).unwrap_or(());
-                    }
-                    Letter::Close { done } => {
-                        self.commit(std::mem::take(&mut batch));
-                        let closed = self.close().map_err(Error::from);
-                        drop(done.send(closed));
-                    }
+                    batch.size += size;
+                    batch.records.extend(records);
+                    batch.done.extend(done);
+                }
+                Letter::Checkpoint { needed, durable, done } => {
+                    self.commit(std::mem::take(&mut batch), shared);
+                    let written = self.checkpoint(needed, durable, shared);
+                    // Whoever asked waits with a place in his channel.
+                    done.try_send(written).unwrap_or(());
+                }
+                Letter::Close { done } => {
+                    self.commit(std::mem::take(&mut batch), shared);
+                    let closed = self.close().map_err(Error::from);
+                    drop(done.send(closed));
                 }
             }
-            self.commit(batch);
-            // Once for each segment that is begun: what cannot be freed is not asked for again and again.
-            let used = self.log.as_ref().map_or(0, Log::used_segments);
-            if used > self.used && self.log.as_ref().is_some_and(|log| used > log.free_segments()) {
-                (self.crowded)();
-            }
-            self.used = used;
-            if self.log.as_ref().is_some_and(Log::is_dead) {
-                (self.failed)("the journal cannot be written".to_owned());
-                return;
-            }
         }
+        self.commit(batch, shared);
+        // Once for each segment that is begun: what cannot be freed is not asked for again and again.
+        let used = self.log.as_ref().map_or(0, Log::used_segments);
+        if used > self.used && self.log.as_ref().is_some_and(|log| used > log.free_segments()) {
+            (self.crowded)();
+        }
+        self.used = used;
     }
 
     /// Writes a batch, makes it durable if somebody waits for that, and tells all.
-    fn commit(&mut self, batch: Batch) {
+    fn commit(&mut self, batch: Batch, shared: &Shared) {
         let Batch { records, done, .. } = batch;
         if records.is_empty() {
             return;
@@ -318,7 +369,7 @@ impl Thread {
             done(result.clone());
         }
         if let Ok(lsn) = result {
-            self.shared.handled.store(lsn.0, Ordering::Release);
+            shared.handled.store(lsn.0, Ordering::Release);
         }
         self.counted.seconds.record(started.elapsed());
     }
@@ -372,7 +423,7 @@ impl Thread {
         log.close()
     }
 
-    fn checkpoint(&mut self, needed: Lsn, durable: Lsn) -> bool {
+    fn checkpoint(&mut self, needed: Lsn, durable: Lsn, shared: &Shared) -> bool {
         let Some(log) = &mut self.log else { return false };
         if let Err(error) = log.checkpoint(needed, durable) {
             tracing::error!("alert: unable to write a checkpoint of the journal: {error}");
@@ -382,8 +433,8 @@ impl Thread {
         reached(Point::CheckpointWritten);
         // Its own record is a batch as well.
         let covered = if log.last() == durable { durable } else { Lsn(durable.0 - 1) };
-        self.shared.checkpointed.store(covered.0, Ordering::Release);
-        self.shared.handled.store(log.last().0, Ordering::Release);
+        shared.checkpointed.store(covered.0, Ordering::Release);
+        shared.handled.store(log.last().0, Ordering::Release);
         metrics::gauge!("mailtree_journal_segments").set(log.used_segments() as f64);
         true
     }

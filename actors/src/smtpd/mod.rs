@@ -44,8 +44,8 @@ use crate::users::Users;
 use client::Client;
 use entry::{Entered, Left, Secured};
 pub use explain::Line;
-pub use recipient::Found;
 use message::Mess;
+pub use recipient::Found;
 use sender::Spf;
 
 /// Bytes read at once.

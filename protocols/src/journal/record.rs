@@ -257,7 +257,8 @@ impl Outcome {
     fn encoded_len(&self) -> usize {
         1 + match self {
             Self::Delivered { maildirs } => {
-                let files: usize = maildirs.iter().map(|f| 12 + f.dir.len() + f.name.len() + f.head.len() + 8).sum();
+                let files: usize =
+                    maildirs.iter().map(|f| 12 + f.dir.len() + f.name.len() + f.head.len() + 8).sum();
                 4 + files
             }
             Self::Failed { paragraph } => 4 + paragraph.len(),

@@ -55,7 +55,12 @@ fn in_maildir(serial: u64, recipient: u32) -> Record {
 }
 
 fn file() -> MaildirFile {
-    MaildirFile { dir: b"/home/b/Maildir".to_vec(), name: b"1.2.x".to_vec(), head: b"Delivered-To: b\n".to_vec(), mount: 56 }
+    MaildirFile {
+        dir: b"/home/b/Maildir".to_vec(),
+        name: b"1.2.x".to_vec(),
+        head: b"Delivered-To: b\n".to_vec(),
+        mount: 56,
+    }
 }
 
 fn ended(serial: u64) -> Record {
@@ -386,8 +391,12 @@ fn record() -> impl Strategy<Value = Record> {
                 body: body.into(),
             })
         });
-    let file = (bytes(), bytes(), bytes(), any::<u64>())
-        .prop_map(|(dir, name, head, mount)| MaildirFile { dir, name, head, mount });
+    let file = (bytes(), bytes(), bytes(), any::<u64>()).prop_map(|(dir, name, head, mount)| MaildirFile {
+        dir,
+        name,
+        head,
+        mount,
+    });
     let outcome = prop_oneof![
         prop::collection::vec(file, 0..3).prop_map(|maildirs| Outcome::Delivered { maildirs }),
         bytes().prop_map(|paragraph| Outcome::Failed { paragraph }),

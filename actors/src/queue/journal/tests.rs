@@ -225,8 +225,12 @@ fn message(serial: u64, body: usize) -> Accept {
 }
 
 fn done(serial: u64, maildir: bool) -> Record {
-    let file =
-        MaildirFile { dir: b"/h/Maildir".to_vec(), name: serial.to_string().into_bytes(), head: Vec::new(), mount: 5 };
+    let file = MaildirFile {
+        dir: b"/h/Maildir".to_vec(),
+        name: serial.to_string().into_bytes(),
+        head: Vec::new(),
+        mount: 5,
+    };
     let maildirs = if maildir { vec![file] } else { Vec::new() };
     Record::Done { serial: Serial(serial), recipient: 0, outcome: Outcome::Delivered { maildirs } }
 }

@@ -43,7 +43,12 @@ fn settled(channel: Channel, done: &[(u64, Option<&str>)]) -> Settled {
 }
 
 fn copies() -> Vec<MaildirFile> {
-    vec![MaildirFile { dir: b"/home/bob/Maildir".to_vec(), name: b"1.M2P3Q4.x".to_vec(), head: Vec::new(), mount: 7 }]
+    vec![MaildirFile {
+        dir: b"/home/bob/Maildir".to_vec(),
+        name: b"1.M2P3Q4.x".to_vec(),
+        head: Vec::new(),
+        mount: 7,
+    }]
 }
 
 #[test]
