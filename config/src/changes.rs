@@ -50,7 +50,7 @@ impl Changes {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(events) = &state.events {
             // Again each time: another directory may be there by now. One that cannot be watched is looked at after REST.
-            let Ok(_) | Err(_) = inotify::add_watch(events, dir, CHANGES);
+            let (Ok(_) | Err(_)) = inotify::add_watch(events, dir, CHANGES);
         }
         Look { at: Instant::now(), count: state.count() }
     }
