@@ -1,7 +1,7 @@
 //! cdb files that are asked again and again: kept in memory until they change on disk.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -23,14 +23,20 @@ const MAX_HELD: u64 = 512 * 1024 * 1024;
 /// Opens a file for reading, if there is one and it is a regular one. Whoever may write into the directory could put a
 /// FIFO there, which is neither waited for nor read.
 pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    Ok(open_with_metadata(path)?.map(|(file, _)| file))
+}
+
+/// The same, with what was found out about it.
+pub(crate) fn open_with_metadata(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if file.metadata()?.is_file() {
-        Ok(Some(file))
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        Ok(Some((file, metadata)))
     } else {
         Err(io::Error::other(format!("{}: not a regular file", path.display())))
     }
@@ -74,8 +80,7 @@ impl CdbFiles {
     }
 
     fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let Some(file) = open_regular(path)? else { return Ok(None) };
-        let meta = file.metadata()?;
+        let Some((file, meta)) = open_with_metadata(path)? else { return Ok(None) };
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         if let Some(kept) = self.lock().get_mut(path)
             && kept.version == version

@@ -18,6 +18,8 @@ mod explain;
 mod front;
 mod hanging;
 mod harness;
+mod journal;
+mod memory;
 mod metrics;
 mod mx;
 mod power_cut;

@@ -276,7 +276,10 @@ impl Actor for QmailSend {
         let survey = survey.map_err(|error| {
             StartError::Temporary(format!("alert: cannot start: unable to read queue: {error}"))
         })?;
-        let unseen = survey.failed.iter().map(|id| (unix_now() + SYSFAIL, *id)).collect();
+        for (id, error) in &survey.failed {
+            tracing::warn!(msg = id.0, "warning: unable to stat info/{id}; will try again later: {error}");
+        }
+        let unseen = survey.failed.iter().map(|(id, _)| (unix_now() + SYSFAIL, *id)).collect();
         let mut state = State {
             local: Lane::new(Channel::Local, control.concurrencylocal),
             remote: Lane::new(Channel::Remote, control.concurrencyremote),
@@ -573,11 +576,8 @@ impl State {
             Ok(Some(qp)) => tracing::info!(msg = id.0, qp, "bounce msg {id} qp {qp}"),
             Ok(None) => tracing::info!(msg = id.0, "triple bounce: discarding bounce/{id}"),
             Err(cause) => {
-                tracing::warn!(
-                    msg = id.0,
-                    cause,
-                    "warning: trouble injecting bounce message, will try later"
-                );
+                tracing::warn!(msg = id.0, "warning: trouble injecting bounce message, will try later");
+                tracing::warn!(msg = id.0, "warning: bounce/{id}: {cause}");
                 self.end_failed(id);
                 return;
             }

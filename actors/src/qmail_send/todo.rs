@@ -129,13 +129,18 @@ impl State {
             "info msg {id}: bytes {bytes} from <{}> qp {qp} uid {uid}", shown(&sender)
         );
         let serial = self.next_serial();
+        // Nobody is left on one channel before the other has been looked at: that alone does not end the message.
+        let side = |recipients: &[Recipient], channel: Channel| match recipients {
+            [] => Side::Finished,
+            _ => Side::Waiting(next[channel as usize]),
+        };
         let mail = Mail {
             sender,
             birth,
             serial,
             again,
-            local: Side::Finished,
-            remote: Side::Finished,
+            local: side(&local, Channel::Local),
+            remote: side(&remote, Channel::Remote),
             bouncing,
             removed: false,
             ending: false,

@@ -30,7 +30,7 @@ use rustix::fs::{Advice, CWD, RenameFlags};
 pub(super) use commit::{Arriving, Commit, Draft, Spill, Stored};
 pub(super) use place::{Content, Place};
 pub(super) use read::holds_or_less;
-pub use read::{Survey, Surveyed, layout};
+pub use read::{Survey, Surveyed, each, layout};
 pub(super) use settle::{End, Settle, Strike};
 
 /// Entries of the queue that are no files of it are named once each, so many of them.

@@ -113,7 +113,6 @@ impl Writer {
         let letter = Letter::Append { records, done: Some(done) };
         let here = tokio::runtime::Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        // Nobody holds it across a panic that leaves it half changed: a batch is written or it is not.
         match self.shared.core.try_lock() {
             Ok(mut core) if here && core.is_some() => {
                 if self.post(letter) {
@@ -250,10 +249,12 @@ impl Shared {
             return;
         };
         core.handle(letters, self);
-        if core.is_dead() {
-            (core.failed)("the journal cannot be written".to_owned());
-            *held = None;
+        if core.is_dead()
+            && let Some(core) = held.take()
+        {
+            // Closed before anybody hears of it and begins another.
             self.close();
+            (core.failed)("the journal cannot be written".to_owned());
         }
     }
 

@@ -188,7 +188,10 @@ async fn what_is_found_is_refused() {
 
 #[tokio::test]
 async fn a_scanner_in_trouble_never_makes_a_message_clean() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port, and nobody listens.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = bound.local_addr().unwrap();
     let control = ":clam=yes,spam=yes";
     for does in [
         Does::Hangs,

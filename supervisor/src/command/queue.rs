@@ -1,11 +1,12 @@
 //! `queue`: what is in the queue, and what is done about it. Reading works with the host up or down.
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
-use mailtree_actors::queue::disk::Disk;
+use mailtree_actors::queue::disk::{Disk, Survey, Surveyed, each};
 use mailtree_config::Host;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
@@ -113,14 +114,15 @@ pub(super) fn preprocessed(
     disk: &Disk,
     mut trouble: impl FnMut(MessageId, io::Error),
 ) -> io::Result<Vec<Listed>> {
-    let mut messages = Vec::new();
-    for id in disk.preprocessed()? {
-        match read(disk, id) {
-            Ok(Some(message)) => messages.push(message),
-            // It has been delivered meanwhile.
-            Ok(None) => (),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-            Err(error) => trouble(id, error),
+    let Survey { messages: found, failed } = disk.survey(&HashSet::new())?;
+    let mut messages = Vec::with_capacity(found.len());
+    let read = each(found, |found| (found.id, listed(disk, found)));
+    for (id, error) in failed.into_iter().chain(read.into_iter().filter_map(|(id, listed)| {
+        listed.map(|listed| messages.push(listed)).err().map(|error| (id, error))
+    })) {
+        // It has been delivered meanwhile.
+        if error.kind() != io::ErrorKind::NotFound {
+            trouble(id, error);
         }
     }
     messages.sort_by_key(|message| (message.birth, message.id));
@@ -128,25 +130,29 @@ pub(super) fn preprocessed(
 }
 
 fn read(disk: &Disk, id: MessageId) -> io::Result<Option<Listed>> {
-    let Some(found) = disk.look(id)? else { return Ok(None) };
+    disk.look(id)?.map(|found| listed(disk, found)).transpose()
+}
+
+fn listed(disk: &Disk, found: Surveyed) -> io::Result<Listed> {
     let mut recipients = Vec::new();
     for (channel, next) in [(Channel::Local, found.local), (Channel::Remote, found.remote)] {
+        let Some(next) = next else { continue };
         let of_channel =
-            disk.recipients(id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
+            disk.recipients(found.id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
                 let address = String::from_utf8_lossy(&address).into_owned();
-                ListedRecipient { channel: channel.name(), address, done, next: next.unwrap_or(0) }
+                ListedRecipient { channel: channel.name(), address, done, next }
             });
         recipients.extend(of_channel);
     }
-    Ok(Some(Listed {
-        id: id.0,
+    Ok(Listed {
+        id: found.id.0,
         state: "preprocessed",
         birth: found.birth / 1_000_000,
-        bytes: disk.size(id)?,
+        bytes: disk.size(found.id)?,
         sender: String::from_utf8_lossy(&found.sender).into_owned(),
         bouncing: found.bouncing,
         recipients,
-    }))
+    })
 }
 
 /// A message that qmail-send has not seen yet.

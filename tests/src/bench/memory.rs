@@ -110,7 +110,7 @@ fn wide(bench: &Bench, server: &Server) -> [f64; 2] {
 }
 
 /// Connections that have been greeted and say nothing.
-fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+pub fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
         let mut some: Vec<_> = (all.len()..count).take(50).map(|_| dial(address).unwrap()).collect();
@@ -129,7 +129,7 @@ fn connect(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 /// Sessions that hold all their recipients at the same time, and then send; MiB while they hold them.
-fn hold(address: SocketAddr, root: u32, sessions: usize, recipients: usize) -> f64 {
+pub fn hold(address: SocketAddr, root: u32, sessions: usize, recipients: usize) -> f64 {
     let (full, go) = (Barrier::new(sessions + 1), Barrier::new(sessions + 1));
     std::thread::scope(|scope| {
         for session in 0..sessions {

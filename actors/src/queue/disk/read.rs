@@ -1,8 +1,9 @@
 //! What is in the queue's files. Only regular files are read: a FIFO or a device is named and skipped.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
+use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use mailtree_protocols::envelope::{self, Envelope, Recipient};
 use mailtree_protocols::queue::{Channel, Dir, Layout, MAX_SPLIT, MessageId, State};
 
 use super::{Disk, micros};
-use crate::cdb_files::open_regular;
+use crate::cdb_files::{open_regular, open_with_metadata};
 use crate::clock::unix;
 
 /// Largest envelope file that is read back.
@@ -21,8 +22,37 @@ const MAX_ENVELOPE: u64 = 64 * 1024 * 1024;
 pub struct Survey {
     /// Preprocessed messages.
     pub messages: Vec<Surveyed>,
-    /// Messages whose files could not be read.
-    pub failed: Vec<MessageId>,
+    /// Messages whose files could not be read, and why.
+    pub failed: Vec<(MessageId, io::Error)>,
+}
+
+/// Does `work` for many items, several at once: most of it is system calls. The results are in the items' order.
+pub fn each<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    /// Fewer are not worth a thread.
+    const SHARE: usize = 1000;
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(4);
+    let share = items.len().div_ceil(threads).max(SHARE);
+    let (mut items, mut shares) = (items.into_iter(), Vec::new());
+    loop {
+        let share: Vec<T> = items.by_ref().take(share).collect();
+        if share.is_empty() {
+            break;
+        }
+        shares.push(share);
+    }
+    let work = &work;
+    let do_all = move |share: Vec<T>| share.into_iter().map(work).collect::<Vec<R>>();
+    if shares.len() < 2 {
+        return shares.into_iter().flat_map(do_all).collect();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || do_all(share))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<R>>| match thread.join() {
+            Ok(results) => results,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().flat_map(join).collect()
+    })
 }
 
 /// A preprocessed message as a scheduler needs to know it.
@@ -91,8 +121,7 @@ pub fn layout(root: &Path) -> io::Result<Layout> {
 
 /// Whether the file at `path` holds exactly `bytes`.
 pub(super) fn holds(path: &Path, bytes: &[u8]) -> io::Result<bool> {
-    let Some(file) = open_regular(path)? else { return Ok(false) };
-    let meta = file.metadata()?;
+    let Some((file, meta)) = open_with_metadata(path)? else { return Ok(false) };
     if meta.len() != bytes.len() as u64 || meta.nlink() != 1 {
         return Ok(false);
     }
@@ -136,28 +165,36 @@ impl Disk {
         Ok(ids)
     }
 
-    fn open_file(&self, dir: Dir, id: MessageId) -> io::Result<File> {
-        open_regular(&self.path(dir, id))?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn open_file(&self, dir: Dir, id: MessageId) -> io::Result<(File, Metadata)> {
+        open_with_metadata(&self.path(dir, id))?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn read(&self, dir: Dir, id: MessageId) -> io::Result<Vec<u8>> {
-        self.slurp(dir, id, &self.open_file(dir, id)?)
+        self.read_with_metadata(dir, id).map(|(bytes, _)| bytes)
     }
 
-    fn slurp(&self, dir: Dir, id: MessageId, file: &File) -> io::Result<Vec<u8>> {
-        let size = file.metadata()?.len();
-        if size > MAX_ENVELOPE {
+    fn read_with_metadata(&self, dir: Dir, id: MessageId) -> io::Result<(Vec<u8>, Metadata)> {
+        let (mut file, meta) = self.open_file(dir, id)?;
+        if meta.len() > MAX_ENVELOPE {
             let name = self.layout.file(dir, id);
             return Err(io::Error::other(format!("{name} is larger than {MAX_ENVELOPE} bytes")));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        file.take(MAX_ENVELOPE).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        let mut bytes = vec![0; usize::try_from(meta.len()).unwrap_or(0)];
+        let mut read = 0;
+        while read < bytes.len() {
+            match file.read(&mut bytes[read..])? {
+                // Somebody cuts it.
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
+        Ok((bytes, meta))
     }
 
     /// The message in `mess/ID`, for reading.
     pub(in super::super) fn open_mess(&self, id: MessageId) -> io::Result<File> {
-        self.open_file(Dir::Mess, id)
+        self.open_file(Dir::Mess, id).map(|(file, _)| file)
     }
 
     /// The recipients of message `id` on `channel`; none when the channel is finished.
@@ -193,28 +230,28 @@ impl Disk {
     ///
     /// # Errors
     /// When a directory cannot be read.
-    pub(in super::super) fn survey(&self, known: &HashSet<MessageId>) -> io::Result<Survey> {
+    pub fn survey(&self, known: &HashSet<MessageId>) -> io::Result<Survey> {
         let mut survey = Survey::default();
         let set = |dir| Ok::<_, io::Error>(self.ids(dir)?.into_iter().collect::<HashSet<_>>());
         let (mess, todo, bounce) = (set(Dir::Mess)?, set(Dir::Todo)?, set(Dir::Bounce)?);
         let (local, remote) = (set(Dir::Local)?, set(Dir::Remote)?);
-        for id in self.ids(Dir::Info)?.into_iter().filter(|id| !known.contains(id) && !todo.contains(id)) {
-            if !mess.contains(&id) {
-                let name = self.layout.file(Dir::Info, id);
-                tracing::error!(msg = id.0, "alert: {name} without its mess: left alone");
-                continue;
-            }
+        let (there, alone): (Vec<_>, Vec<_>) = self
+            .ids(Dir::Info)?
+            .into_iter()
+            .filter(|id| !known.contains(id) && !todo.contains(id))
+            .partition(|id| mess.contains(id));
+        for id in alone {
+            let name = self.layout.file(Dir::Info, id);
+            tracing::error!(msg = id.0, "alert: {name} without its mess: left alone");
+        }
+        let surveyed = each(there, |id| {
             let found = self.surveyed(id, local.contains(&id), remote.contains(&id), bounce.contains(&id));
+            found.map_err(|error| (id, error))
+        });
+        for found in surveyed {
             match found {
                 Ok(message) => survey.messages.push(message),
-                Err(error) => {
-                    let name = self.layout.file(Dir::Info, id);
-                    tracing::warn!(
-                        msg = id.0,
-                        "warning: unable to stat {name}; will try again later: {error}"
-                    );
-                    survey.failed.push(id);
-                }
+                Err(failed) => survey.failed.push(failed),
             }
         }
         Ok(survey)
@@ -231,11 +268,11 @@ impl Disk {
                 Err(error) => Err(error),
             }
         };
-        let info = self.open_file(Dir::Info, id)?;
+        let (info, meta) = self.read_with_metadata(Dir::Info, id)?;
         Ok(Surveyed {
             id,
-            sender: envelope::parse_info(&self.slurp(Dir::Info, id, &info)?).map_err(io::Error::other)?,
-            birth: micros(info.metadata()?.modified()?),
+            sender: envelope::parse_info(&info).map_err(io::Error::other)?,
+            birth: micros(meta.modified()?),
             local: due(local, Channel::Local)?,
             remote: due(remote, Channel::Remote)?,
             bouncing,
@@ -267,14 +304,6 @@ impl Disk {
         Ok(fs::symlink_metadata(self.mess(id))?.len())
     }
 
-    /// Ids with an `info` file.
-    ///
-    /// # Errors
-    /// When a directory cannot be read.
-    pub fn preprocessed(&self) -> io::Result<Vec<MessageId>> {
-        self.ids(Dir::Info)
-    }
-
     /// How many messages there are, in any state.
     ///
     /// # Errors
@@ -289,7 +318,7 @@ impl Disk {
     /// When it does not wait, or its files cannot be read.
     pub fn envelope(&self, id: MessageId) -> io::Result<(Envelope, u64, u64)> {
         let envelope = Envelope::parse(&self.read(Dir::Todo, id)?).map_err(io::Error::other)?;
-        let mess = self.open_file(Dir::Mess, id)?.metadata()?;
+        let (_, mess) = self.open_file(Dir::Mess, id)?;
         Ok((envelope, micros(mess.modified()?), mess.len()))
     }
 

@@ -1,0 +1,72 @@
+//! The journal on a host: what is in its files when they are damaged.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mailtree_tests::host::{Host, Setup};
+use mailtree_tests::letter::letter;
+use mailtree_tests::maildir::Arrivals;
+use mailtree_tests::wait::wait_until;
+
+/// The segment that holds `text`, and where in it.
+fn segment_with(host: &Host, text: &str) -> (PathBuf, usize) {
+    let segments = fs::read_dir(host.home().join("queue/journal")).unwrap().map(|entry| entry.unwrap().path());
+    for path in segments {
+        let bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
+            return (path, at);
+        }
+    }
+    panic!("{text} is in no segment");
+}
+
+#[test]
+fn a_damaged_batch_is_named_and_kept_and_all_others_are_delivered() {
+    let mut host = Setup::new().control("concurrencylocal", "0\n").start();
+    for name in ["first", "second", "third"] {
+        host.send("sender@mx.test", &["bob@mx.test"], &letter(name, 100));
+    }
+    host.kill();
+    let (segment, at) = segment_with(&host, "X-Letter: second");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[at] = b'x';
+    fs::write(&segment, bytes).unwrap();
+
+    host.control("concurrencylocal", "20\n");
+    host.restart();
+    host.wait_log("alert: journal: batches? .* (is|are) damaged or missing");
+    let told = host.wait_log("alert: .*: copied to ");
+    let copy = told.split("copied to ").nth(1).unwrap().trim().to_owned();
+    let mut bob = Arrivals::new(host.maildir("bob"));
+    wait_until("the undamaged letters", Duration::from_secs(30), || {
+        bob.look();
+        ["first", "third"].iter().all(|name| bob.copies.contains_key(*name))
+    });
+    assert!(!bob.copies.contains_key("second"));
+    let kept = fs::read(copy).unwrap();
+    assert_eq!(&kept[at..at + 16], b"x-Letter: second", "what is damaged can still be read by a person");
+}
+
+#[test]
+fn a_journal_that_vanished_refuses_the_start() {
+    let mut host = Setup::new().control("concurrencylocal", "0\n").start();
+    host.send("sender@mx.test", &["bob@mx.test"], &letter("alone", 100));
+    host.kill();
+    let journal = host.home().join("queue/journal");
+    let aside = host.home().join("aside");
+    fs::rename(&journal, &aside).unwrap();
+    host.relaunch();
+    let line = host.wait_log("journal.*(older|missing|another)");
+    assert!(line.contains("queue"), "{line}");
+    host.kill();
+    fs::remove_dir_all(&journal).unwrap_or(());
+    fs::rename(&aside, &journal).unwrap();
+    host.control("concurrencylocal", "20\n");
+    host.restart();
+    let mut bob = Arrivals::new(host.maildir("bob"));
+    wait_until("the letter", Duration::from_secs(30), || {
+        bob.look();
+        bob.copies.contains_key("alone")
+    });
+}
