@@ -10,33 +10,43 @@ use mailtree_tests::maildir::Arrivals;
 use mailtree_tests::wait::wait_until;
 
 /// The segment that holds `text`, and where in it.
-fn segment_with(host: &Host, text: &str) -> (PathBuf, usize) {
-    let segments = fs::read_dir(host.home().join("queue/journal")).unwrap().map(|entry| entry.unwrap().path());
-    for path in segments {
+fn segment_with(host: &Host, text: &str) -> Option<(PathBuf, usize)> {
+    let segments =
+        fs::read_dir(host.home().join("queue/journal")).unwrap().map(|entry| entry.unwrap().path());
+    segments.into_iter().find_map(|path| {
         let bytes = fs::read(&path).unwrap();
-        if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
-            return (path, at);
-        }
-    }
-    panic!("{text} is in no segment");
+        let at = bytes.windows(text.len()).position(|window| window == text.as_bytes())?;
+        Some((path, at))
+    })
+}
+
+/// A host that delivers nothing, and that puts messages into the journal: the first ones after a start, when no numbers are
+/// at hand yet, go into files.
+fn held() -> Host {
+    let host = Setup::new().control("concurrencylocal", "0\n").start();
+    wait_until("a letter in the journal", Duration::from_secs(30), || {
+        host.send("sender@mx.test", &["bob@mx.test"], &letter("zeroth", 100));
+        segment_with(&host, "X-Letter: zeroth").is_some()
+    });
+    host
 }
 
 #[test]
 fn a_damaged_batch_is_named_and_kept_and_all_others_are_delivered() {
-    let mut host = Setup::new().control("concurrencylocal", "0\n").start();
+    let mut host = held();
     for name in ["first", "second", "third"] {
         host.send("sender@mx.test", &["bob@mx.test"], &letter(name, 100));
     }
     host.kill();
-    let (segment, at) = segment_with(&host, "X-Letter: second");
+    let (segment, at) = segment_with(&host, "X-Letter: second").unwrap();
     let mut bytes = fs::read(&segment).unwrap();
     bytes[at] = b'x';
     fs::write(&segment, bytes).unwrap();
 
     host.control("concurrencylocal", "20\n");
     host.restart();
-    host.wait_log("alert: journal: batches? .* (is|are) damaged or missing");
-    let told = host.wait_log("alert: .*: copied to ");
+    host.wait_log("alert: journal: batches * are damaged or missing");
+    let told = host.wait_log("alert: *: copied to *");
     let copy = told.split("copied to ").nth(1).unwrap().trim().to_owned();
     let mut bob = Arrivals::new(host.maildir("bob"));
     wait_until("the undamaged letters", Duration::from_secs(30), || {
@@ -50,15 +60,14 @@ fn a_damaged_batch_is_named_and_kept_and_all_others_are_delivered() {
 
 #[test]
 fn a_journal_that_vanished_refuses_the_start() {
-    let mut host = Setup::new().control("concurrencylocal", "0\n").start();
+    let mut host = held();
     host.send("sender@mx.test", &["bob@mx.test"], &letter("alone", 100));
     host.kill();
     let journal = host.home().join("queue/journal");
     let aside = host.home().join("aside");
     fs::rename(&journal, &aside).unwrap();
     host.relaunch();
-    let line = host.wait_log("journal.*(older|missing|another)");
-    assert!(line.contains("queue"), "{line}");
+    host.wait_log("supervise: queue: down*the journal is older than it was*");
     host.kill();
     fs::remove_dir_all(&journal).unwrap_or(());
     fs::rename(&aside, &journal).unwrap();

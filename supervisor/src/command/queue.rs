@@ -117,9 +117,11 @@ pub(super) fn preprocessed(
     let Survey { messages: found, failed } = disk.survey(&HashSet::new())?;
     let mut messages = Vec::with_capacity(found.len());
     let read = each(found, |found| (found.id, listed(disk, found)));
-    for (id, error) in failed.into_iter().chain(read.into_iter().filter_map(|(id, listed)| {
-        listed.map(|listed| messages.push(listed)).err().map(|error| (id, error))
-    })) {
+    for (id, error) in
+        failed.into_iter().chain(read.into_iter().filter_map(|(id, listed)| {
+            listed.map(|listed| messages.push(listed)).err().map(|error| (id, error))
+        }))
+    {
         // It has been delivered meanwhile.
         if error.kind() != io::ErrorKind::NotFound {
             trouble(id, error);
