@@ -171,11 +171,9 @@ fn header_of(host: &Host, ip: &str, helo: &str, from: &str) -> Option<String> {
 
 /// The message that is the `count`th.
 fn newest(host: &Host, count: usize) -> String {
-    let dir = host.maildir("bob").path().join("new");
     wait_for("the message", PATIENCE, || {
-        let mut files: Vec<_> = fs::read_dir(&dir).ok()?.map(|entry| entry.unwrap()).collect();
-        files.sort_by_key(|file| file.metadata().unwrap().modified().unwrap());
-        (files.len() == count).then(|| fs::read_to_string(files.last().unwrap().path()).unwrap())
+        let mut texts = host.maildir("bob").texts();
+        (texts.len() == count).then(|| texts.pop().unwrap())
     })
 }
 

@@ -34,11 +34,11 @@ impl Maildir {
         fs::read_dir(self.0.join("tmp")).map_or(0, Iterator::count)
     }
 
-    /// All messages in `new/`, in the order of their names.
+    /// All messages in `new/`, in the order of the times in their names: files made soon after one another have the same mtime.
     pub fn messages(&self) -> Vec<Vec<u8>> {
         let Ok(entries) = fs::read_dir(self.0.join("new")) else { return Vec::new() };
         let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
+        paths.sort_by_cached_key(|path| (accepted(path), path.clone()));
         paths.iter().map(|path| fs::read(path).unwrap()).collect()
     }
 
@@ -61,6 +61,17 @@ pub fn make(path: &Path) {
     for name in ["tmp", "new", "cur"] {
         fs::create_dir_all(path.join(name)).unwrap();
     }
+}
+
+/// Seconds and microseconds in a name like `1795806242.M903579P2007Q0.mx.test`.
+fn accepted(path: &Path) -> (u64, u64) {
+    let name = path.file_name().unwrap().to_str().unwrap_or_default();
+    let number = |text: &str| -> u64 {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        text[..digits].parse().unwrap_or(0)
+    };
+    let micros = name.split_once(".M").map_or(0, |(_, rest)| number(rest));
+    (number(name), micros)
 }
 
 /// Looks at a Maildir again and again while letters come in, and reads each file once.
