@@ -64,11 +64,14 @@ pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
     in_maildir(copy, file)
 }
 
-/// Makes a delivered copy durable.
-pub(crate) fn sync(copies: &[InMaildir]) -> io::Result<()> {
+/// Makes delivered copies durable; those of a repeated delivery (`again`) may have been found where their owner moved them.
+pub(crate) fn sync(copies: &[InMaildir], again: bool) -> io::Result<()> {
+    let directories = if again { &["new", "cur"][..] } else { &["new"] };
     for copy in copies {
         copy.open.sync_all().inspect_err(|_| withdraw(copy))?;
-        File::open(path_of(&copy.file).join("new"))?.sync_all()?;
+        for name in directories {
+            File::open(path_of(&copy.file).join(name))?.sync_all()?;
+        }
     }
     reached(Point::MaildirSynced);
     Ok(())
@@ -102,12 +105,7 @@ pub(crate) fn restore(file: &MaildirFile, body: &Body, believed: bool) -> io::Re
         }
         None => deliver(&copy)?,
     };
-    copy.open.sync_all()?;
-    // In one of the two it is.
-    for name in ["new", "cur"] {
-        File::open(maildir.join(name))?.sync_all()?;
-    }
-    Ok(())
+    sync(&[copy], true)
 }
 
 /// Where an open file is.

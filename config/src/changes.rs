@@ -1,5 +1,6 @@
 //! Whether something has changed in directories, without looking at each file (inotify(7)).
 
+use std::cell::OnceCell;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,13 +14,13 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 pub const REST: Duration = Duration::from_millis(100);
 
 /// Notices changes in the directories it watches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changes(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// `None`: the kernel gives us none (`fs.inotify.max_user_instances`).
-    events: Option<OwnedFd>,
+    /// Made at the first look. `None`: the kernel gives us none (`fs.inotify.max_user_instances`).
+    events: OnceCell<Option<OwnedFd>>,
     count: u64,
 }
 
@@ -28,13 +29,6 @@ struct State {
 pub struct Look {
     at: Instant,
     count: u64,
-}
-
-impl Default for Changes {
-    fn default() -> Self {
-        let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        Self(Mutex::new(State { events, count: 0 }))
-    }
 }
 
 impl Changes {
@@ -48,7 +42,8 @@ impl Changes {
             .union(WatchFlags::MOVED_FROM)
             .union(WatchFlags::MOVED_TO);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(events) = &state.events {
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        if let Some(events) = state.events.get_or_init(|| inotify::init(flags).ok()) {
             // Again each time: another directory may be there by now. One that cannot be watched is looked at after REST.
             let (Ok(_) | Err(_)) = inotify::add_watch(events, dir, CHANGES);
         }
@@ -66,7 +61,7 @@ impl State {
     /// How many times something was found to have changed.
     fn count(&mut self) -> u64 {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        if let Some(events) = &self.events
+        if let Some(Some(events)) = self.events.get()
             && rustix::io::read(events, &mut buffer).is_ok_and(|(read, _)| !read.is_empty())
         {
             // What is left of the events is the next change.

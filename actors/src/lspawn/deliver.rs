@@ -116,7 +116,7 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     // With a forward still to come the recipient is not done.
     let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(job.id, record, &copies);
     if !noted {
-        maildir::sync(&copies).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
+        maildir::sync(&copies, job.again).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
     }
     Ok(Done { plan, body })
 }

@@ -146,7 +146,7 @@ impl Queue {
     pub(super) fn checkpoint(&self) -> bool {
         let Some(writer) = self.0.writer.load_full() else { return true };
         // In this order: what the journal says was delivered by now is on the list.
-        let Some(handled) = writer.handled() else { return true };
+        let handled = writer.handled();
         let list = std::mem::take(&mut self.0.checkpoints.lock().list);
         let quiet = list.is_empty();
         for (noted, synced) in synced(&self.0.pool, list, &|| self.0.checkpoints.patience()) {
@@ -159,7 +159,7 @@ impl Queue {
                 self.0.trigger.pull();
             }
         }
-        if quiet && writer.checkpointed() == Some(handled) {
+        if quiet && writer.checkpointed() == handled {
             return true;
         }
         let after = Lsn(handled.0 + 1);

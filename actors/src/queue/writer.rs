@@ -115,7 +115,7 @@ impl Writer {
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
         match self.shared.core.try_lock() {
             Ok(mut core) if here && core.is_some() => {
-                if self.post(letter) {
+                if self.post(letter).is_some() {
                     tokio::task::block_in_place(|| self.shared.handle(&mut core));
                 }
             }
@@ -139,8 +139,8 @@ impl Writer {
     }
 
     /// The last batch whose callers were all told.
-    pub(super) fn handled(&self) -> Option<Lsn> {
-        Some(Lsn(self.shared.handled.load(Ordering::Acquire)))
+    pub(super) fn handled(&self) -> Lsn {
+        Lsn(self.shared.handled.load(Ordering::Acquire))
     }
 
     /// Whether nothing can be written any more.
@@ -149,8 +149,8 @@ impl Writer {
     }
 
     /// What the last checkpoint covered.
-    pub(super) fn checkpointed(&self) -> Option<Lsn> {
-        Some(Lsn(self.shared.checkpointed.load(Ordering::Acquire)))
+    pub(super) fn checkpointed(&self) -> Lsn {
+        Lsn(self.shared.checkpointed.load(Ordering::Acquire))
     }
 
     /// Ends a journal in which nothing is alive: its files are removed.
@@ -161,13 +161,7 @@ impl Writer {
     }
 
     fn send(&self, letter: Letter, urgent: bool) {
-        let mut mailbox = self.shared.lock();
-        if mailbox.closed {
-            drop(mailbox);
-            letter.refuse();
-            return;
-        }
-        mailbox.letters.push(letter);
+        let Some(mut mailbox) = self.post(letter) else { return };
         let asleep = std::mem::take(&mut mailbox.asleep);
         let wake = asleep || urgent && !mailbox.urgent;
         mailbox.urgent |= urgent;
@@ -177,16 +171,16 @@ impl Writer {
         }
     }
 
-    /// Leaves a letter that the caller himself will handle.
-    fn post(&self, letter: Letter) -> bool {
+    /// Leaves a letter and wakes nobody; none after the end: it is refused.
+    fn post(&self, letter: Letter) -> Option<MutexGuard<'_, Mailbox>> {
         let mut mailbox = self.shared.lock();
         if mailbox.closed {
             drop(mailbox);
             letter.refuse();
-            return false;
+            return None;
         }
         mailbox.letters.push(letter);
-        true
+        Some(mailbox)
     }
 }
 

@@ -174,21 +174,14 @@ impl Disk {
     }
 
     fn read_with_metadata(&self, dir: Dir, id: MessageId) -> io::Result<(Vec<u8>, Metadata)> {
-        let (mut file, meta) = self.open_file(dir, id)?;
+        let (file, meta) = self.open_file(dir, id)?;
         if meta.len() > MAX_ENVELOPE {
             let name = self.layout.file(dir, id);
             return Err(io::Error::other(format!("{name} is larger than {MAX_ENVELOPE} bytes")));
         }
-        let mut bytes = vec![0; usize::try_from(meta.len()).unwrap_or(0)];
-        let mut read = 0;
-        while read < bytes.len() {
-            match file.read(&mut bytes[read..])? {
-                // Somebody cuts it.
-                0 => break,
-                more => read += more,
-            }
-        }
-        bytes.truncate(read);
+        let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+        // One read: nobody asks whether there is more.
+        file.take(meta.len()).read_to_end(&mut bytes)?;
         Ok((bytes, meta))
     }
 
