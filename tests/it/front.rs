@@ -145,6 +145,12 @@ fn door_lines(host: &Host) -> Vec<String> {
     host.log_lines().into_iter().filter(|line| ours(line) && !listening(line)).collect()
 }
 
+/// Waits until the log has what the door says as it opens; how many lines that are.
+fn opened(host: &Host) -> usize {
+    host.wait_log("tcpserver: status: 0/*");
+    door_lines(host).len()
+}
+
 /// Waits for so many lines of the door after the first `from`, and gives them.
 fn story(host: &Host, from: usize, count: usize) -> Vec<String> {
     wait_until("the lines of a connection", PATIENCE, || door_lines(host).len() >= from + count);
@@ -162,7 +168,7 @@ mod log {
     #[test]
     fn a_refused_client_is_logged_as_tcpserver_and_rblsmtpd_log_it() {
         let host = front(EXAMPLES).control("concurrencyincoming", "20\n").start();
-        let from = door_lines(&host).len();
+        let from = opened(&host);
         let mut client = client(&host, "22.33.44.55");
         client.say("QUIT", 221);
         let said = story(&host, from, 6);
@@ -183,7 +189,7 @@ mod log {
     #[test]
     fn deny_closes_without_a_word() {
         let host = front("192.0.2.:deny\n:allow\n").control("concurrencyincoming", "7\n").start();
-        let from = door_lines(&host).len();
+        let from = opened(&host);
         let mut heard = Vec::new();
         let mut stream = dial_as(host.address().get(), "192.0.2.77");
         std::io::Read::read_to_end(&mut stream, &mut heard).unwrap();
