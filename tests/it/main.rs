@@ -16,6 +16,7 @@ mod config;
 mod crash;
 mod explain;
 mod front;
+mod full_disk;
 mod hanging;
 mod harness;
 mod journal;

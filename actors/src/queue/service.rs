@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often it is looked for messages to be written out.
 const WRITE_OUT: Duration = Duration::from_millis(500);
+/// Rest after messages that could not be written out: they are safe in the journal, and a full disk is named often enough.
+const WRITE_OUT_REST: Duration = Duration::from_secs(5);
 
 /// Memory for messages being received, beyond the first chunk of each, in bytes.
 const RECEIVING_MEMORY: usize = 32 * 1024 * 1024;
@@ -144,7 +146,9 @@ impl Actor for QmailQueue {
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
-                    queue.write_out_old().await;
+                    if !queue.write_out_old().await {
+                        tokio::time::sleep(WRITE_OUT_REST).await;
+                    }
                 }
             }
         });

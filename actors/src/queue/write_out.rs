@@ -21,10 +21,10 @@ const AGE: Duration = Duration::from_secs(5);
 const SIDE_BY_SIDE: usize = 256;
 
 impl Queue {
-    /// Writes out what has been in the journal long enough, and the oldest while there are too many.
-    pub(super) async fn write_out_old(&self) {
+    /// Writes out what has been in the journal long enough, and the oldest while there are too many; whether all could be.
+    pub(super) async fn write_out_old(&self) -> bool {
         let age = if self.0.journal_on.load(Ordering::Acquire) { AGE } else { Duration::ZERO };
-        self.write_out(age, PLACES / 2).await;
+        self.write_out(age, PLACES / 2).await
     }
 
     /// Writes out everything that is only in memory and the journal: for those who look at files.
@@ -35,10 +35,10 @@ impl Queue {
         self.write_out(Duration::ZERO, 0).await;
     }
 
-    async fn write_out(&self, age: Duration, keep: usize) {
+    async fn write_out(&self, age: Duration, keep: usize) -> bool {
         let leaving = self.0.live.leaving(age, keep);
         if leaving.is_empty() {
-            return;
+            return true;
         }
         let (count, started) = (leaving.len(), Instant::now());
         let writing = leaving.into_iter().map(|id| self.write_out_one(id));
@@ -52,6 +52,7 @@ impl Queue {
         }
         metrics::histogram!("mailtree_queue_write_out_seconds").record(started.elapsed());
         metrics::counter!("mailtree_queue_written_out_total").increment((count - failed.len()) as u64);
+        failed.is_empty()
     }
 
     /// Writes one message out. Goes on when nobody waits any more.

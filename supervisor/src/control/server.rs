@@ -4,7 +4,6 @@
 //! Dies when: the socket fails.   After a restart: binds anew; a caller that was cut off asks again.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use mailtree_actors::service::{StartError, Started};
 use mailtree_protocols::svc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
@@ -25,6 +24,10 @@ use crate::svscan::{Refusal, Tree};
 
 /// Connections served at once; more wait in the kernel.
 const CONNECTIONS: usize = 32;
+/// Connections that the kernel lets wait.
+const BACKLOG: u32 = 128;
+/// The name of the socket before it is ready.
+const DRAFT: &str = ".control.sock";
 /// Time for the request to arrive, and again for the reply to leave.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Rest after a failed accept, which is lack of descriptors or memory.
@@ -127,22 +130,24 @@ impl Drop for Ended {
     }
 }
 
-/// The socket appears under its name only when it is bound and closed to others.
+/// The socket appears under its name only when it is bound, and it is closed to others before: its mode is that of its
+/// descriptor. No directory is made for it: the host must be commanded on a disk that has no block left.
 fn bind(run: &Path) -> io::Result<UnixListener> {
     let short = ShortPath::of(run)?;
-    let socket = short.join(SOCKET);
-    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+    let (draft, path) = (short.join(DRAFT), short.join(SOCKET));
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody answers there"));
     }
-    let private = tempfile::Builder::new()
-        .prefix(".control.")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir_in(&short.path)?;
-    let bound = private.path().join(SOCKET);
-    let listener = UnixListener::bind(&bound)?;
-    std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&bound, &socket)?;
-    private.close()?;
+    // Whoever holds `run/lock` is alone here: it is the rest of a start that was killed.
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => (),
+    }
+    let socket = UnixSocket::new_stream()?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    socket.bind(&draft)?;
+    let listener = socket.listen(BACKLOG)?;
+    std::fs::rename(&draft, &path)?;
     Ok(listener)
 }
 
