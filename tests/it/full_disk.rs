@@ -202,7 +202,8 @@ mod needs_root {
         thin.fill();
         host.restart_with(&[]);
         host.wait_log("warning: unable to sync * in *");
-        host.wait_log("qmail-queue: 30 of 30 messages in the journal are to be delivered");
+        let replayed = host.wait_log("qmail-queue: * messages in the journal are to be delivered");
+        assert!(!replayed.starts_with("qmail-queue: 0 "), "{replayed}: all were believed");
         host.wait_log("warning: unable to sync a file in *");
         thin.empty();
         all_come_once(&host, bob.clone(), &accepted, &doubts.names());
