@@ -42,6 +42,12 @@ pub(crate) fn open_with_metadata(path: &Path) -> io::Result<Option<(File, Metada
     }
 }
 
+/// Whether `users_cdb` is missing although the `assign` beside it assigns somebody: qmail-newu has not been run, and nobody
+/// knows whom mail is for. More than the `.` of an empty one.
+pub(crate) fn is_not_compiled(users_cdb: &Path) -> bool {
+    std::fs::metadata(users_cdb.with_file_name("assign")).is_ok_and(|assign| assign.len() > 2)
+}
+
 /// What tells one version of a file from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version(u64, u64, i64, i64);

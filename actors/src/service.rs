@@ -27,18 +27,31 @@ pub struct Started {
     pub control: Arc<dyn Fn(Control) + Send + Sync>,
     /// The addresses it listens on, for `svstat`.
     pub listen: Vec<SocketAddr>,
+    /// It begins as if it had been told [`Control::Pause`].
+    pub held: bool,
 }
 
 impl Started {
     /// A started actor whose messages can carry a [`Control`].
     pub fn new<M: ractor::Message + From<Control>>(actor: ractor::ActorRef<M>) -> Self {
         let cell = actor.get_cell();
-        Self { cell, control: Arc::new(move |control| drop(actor.cast(control.into()))), listen: Vec::new() }
+        Self {
+            cell,
+            control: Arc::new(move |control| drop(actor.cast(control.into()))),
+            listen: Vec::new(),
+            held: false,
+        }
     }
 
     /// A started actor that has no use for controls.
     pub fn deaf(cell: ActorCell) -> Self {
-        Self { cell, control: Arc::new(|_| ()), listen: Vec::new() }
+        Self { cell, control: Arc::new(|_| ()), listen: Vec::new(), held: false }
+    }
+
+    /// As one that begins paused, or not.
+    pub fn held(mut self, held: bool) -> Self {
+        self.held = held;
+        self
     }
 
     /// With the addresses it listens on.

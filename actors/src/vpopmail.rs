@@ -15,7 +15,7 @@ use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
 use mailtree_protocols::vpasswd::{self, Entry};
 
-use crate::cdb_files::{CdbFiles, open_regular};
+use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular};
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
 const MAX_MESSAGES: usize = 100_000;
@@ -43,7 +43,14 @@ impl Vpopmail {
         if !self.control.virtualdomains().map_err(io::Error::other)?.has_users(name) {
             return Ok(None);
         }
-        let Some(users) = self.open(&self.users_cdb)? else { return Ok(None) };
+        let Some(users) = self.open(&self.users_cdb)? else {
+            let missing = || format!("{}: missing; made by qmail-newu", self.users_cdb.display());
+            return if is_not_compiled(&self.users_cdb) {
+                Err(io::Error::other(missing()))
+            } else {
+                Ok(None)
+            };
+        };
         let found = assign::domain(&users, name).map_err(|error| damaged(&self.users_cdb, &error))?;
         Ok(found.map(|found| Domain { name: found.user, dir: found.home }))
     }

@@ -113,6 +113,8 @@ pub enum Event {
     Svc(Letter),
     /// Something in it is about to be killed for a test: its end is not its own.
     Sabotaged,
+    /// What is being started begins paused; comes before [`Event::Started`].
+    Held,
     /// A start has succeeded.
     Started {
         /// Number of the start.
@@ -302,6 +304,7 @@ impl Service {
                 self.sabotaged = matches!(self.state, State::Starting { .. } | State::Up { .. });
                 Vec::new()
             }
+            Event::Held => self.held(),
             Event::Started { generation } => self.started(generation, moment),
             Event::StartFailed { generation, permanent, reason } => match self.state {
                 State::Starting { generation: current } | State::Stopping { generation: current, .. }
@@ -450,6 +453,14 @@ impl Service {
             }
             State::Down | State::Waiting { .. } | State::Stopping { .. } | State::Left => Vec::new(),
         }
+    }
+
+    /// Whoever has asked for it to go on meanwhile is told to it first.
+    fn held(&mut self) -> Vec<Effect> {
+        if matches!(self.state, State::Starting { .. }) {
+            self.paused = !self.owed.contains(&Word::Continue);
+        }
+        Vec::new()
     }
 
     fn started(&mut self, generation: u64, Moment { now, .. }: Moment) -> Vec<Effect> {

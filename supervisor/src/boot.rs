@@ -7,7 +7,7 @@ pub(crate) mod front;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -58,6 +58,8 @@ struct Shared {
     pool: Pool,
     /// No delivery begins until `svc -c send`.
     hold: Arc<AtomicBool>,
+    /// `up` was told so, whatever `host.ron` says.
+    hold_asked: bool,
     running: Running,
     send: Wire<qmail_send::Message>,
 }
@@ -111,6 +113,7 @@ pub fn services(
         queue: messages.clone(),
         pool,
         hold: Arc::new(AtomicBool::new(hold || host.hold)),
+        hold_asked: hold,
         running: Running::default(),
         send,
         configuration: Configuration {
@@ -250,6 +253,10 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
             let paths = host.paths();
             // Its name stands in the names of files: read as the programs read it, at their start.
             let controls = shared.front.controls.send().map_err(bad_controls)?;
+            if !(shared.hold_asked || host.hold) {
+                shared.hold.store(false, Ordering::Release);
+            }
+            let held = shared.hold.load(Ordering::Acquire);
             let arguments = qmail_start::Arguments {
                 lspawn: lspawn::Arguments {
                     queue: shared.queue.clone(),
@@ -276,7 +283,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                 grace: grace.saturating_sub(Duration::from_secs(1)).max(grace / 2),
             };
             let (start, _) = Actor::spawn_linked(None, QmailStart, arguments, supervise).await?;
-            Ok(Started::new(start))
+            Ok(Started::new(start).held(held))
         })
     };
     ServiceSpec { start_timeout: SURVEY, ..spec("send", grace, start) }

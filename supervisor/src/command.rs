@@ -143,7 +143,7 @@ fn with_subcommand(arguments: Vec<OsString>) -> Vec<OsString> {
 fn reread(home: &Path) -> Result<(), Failure> {
     let request = Request::Svc { service: "send".to_owned(), letters: "h".to_owned() };
     match ask(home, &request) {
-        Ok(Reply::Done) | Err(AskError::NotRunning) => Ok(()),
+        Ok(Reply::Done) | Err(AskError::NotRunning(_)) => Ok(()),
         Ok(other) => Err(Failure::temporary(format!("unable to tell qmail-send: {other:?}"))),
         Err(error) => Err(Failure::temporary(format!("unable to tell qmail-send: {error}"))),
     }

@@ -85,7 +85,13 @@ async fn ask(
         QueueRequest::Flush {} => {
             // Whatever is not written out in time is told as it was.
             drop(tokio::time::timeout(PATIENCE, messages.write_out_all()).await);
-            QueueReply::Count(0)
+            match messages.only_in_journal() {
+                Some(0) => QueueReply::Count(0),
+                Some(left) => {
+                    QueueReply::Error(format!("{left} messages could not be written out of the journal"))
+                }
+                None => QueueReply::Error("the service queue has not started".to_owned()),
+            }
         }
     })
 }

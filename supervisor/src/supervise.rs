@@ -259,6 +259,9 @@ impl State {
                 let id = started.cell.get_id();
                 // Seen by the next supervise if this one is killed.
                 self.board.bury(started.cell.clone());
+                if started.held {
+                    self.happened(myself, Event::Held);
+                }
                 self.child = Some(Child { generation, started });
                 self.happened(myself, Event::Started { generation });
                 if let Some(nth) = self.early.iter().position(|(dead, _)| *dead == id) {

@@ -9,6 +9,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mailtree_config::host::Paths;
@@ -170,8 +171,8 @@ impl<'a> Vpopmail<'a> {
         write_vpasswd(&dir, &entries, owner)
     }
 
-    /// Rewrites the paths that begin with `old`: in each domain's `vpasswd` and `.qmail` files, and then in `users/assign`. Which
-    /// files, and how many paths in each. With `dry_run` nothing is written.
+    /// Rewrites the paths that begin with `old`: in each domain's `vpasswd` and `.qmail` files, in those of the user alias, and
+    /// then in `users/assign`. Which files, and how many paths in each. With `dry_run` nothing is written.
     pub fn relocate(&self, old: &Path, new: &Path, dry_run: bool) -> Result<Vec<(PathBuf, usize)>, Failure> {
         let (old, new) = (field(old)?, field(new)?);
         let users = Owner::of(&self.paths.users)?;
@@ -190,6 +191,9 @@ impl<'a> Vpopmail<'a> {
                 self.relocate_domain(&dir, (&old, &new), dry_run, &mut rewritten)?;
                 done.push(dir);
             }
+        }
+        if self.paths.alias.is_dir() {
+            relocate_instructions(&self.paths.alias, (&old, &new), dry_run, &mut rewritten)?;
         }
         if count > 0 {
             if !dry_run {
@@ -228,25 +232,7 @@ impl<'a> Vpopmail<'a> {
                 rewritten.push((file, count));
             }
         }
-        for entry in std::fs::read_dir(dir).doing("read", dir)? {
-            let entry = entry.doing("read", dir)?;
-            if !entry.file_name().as_bytes().starts_with(b".qmail") {
-                continue;
-            }
-            let path = entry.path();
-            if !entry.file_type().doing("stat", &path)?.is_file() {
-                continue;
-            }
-            let text = durable::read(&path)?.unwrap_or_default();
-            let (text, count) = replaced(&text, old, new);
-            if count > 0 {
-                if !dry_run {
-                    durable::replace(&path, &text, 0o600, owner)?;
-                }
-                rewritten.push((path, count));
-            }
-        }
-        Ok(())
+        relocate_instructions(dir, (old, new), dry_run, rewritten)
     }
 
     /// Directory and owner of a domain, or of the domain that it is an alias of.
@@ -377,6 +363,36 @@ impl<'a> Vpopmail<'a> {
 fn moved(path: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     let rest = path.strip_prefix(old)?;
     (rest.is_empty() || rest.starts_with(b"/")).then(|| [new, rest].concat())
+}
+
+/// The `.qmail` files in `dir`; each keeps owner and mode.
+fn relocate_instructions(
+    dir: &Path,
+    (old, new): (&[u8], &[u8]),
+    dry_run: bool,
+    rewritten: &mut Vec<(PathBuf, usize)>,
+) -> Result<(), Failure> {
+    for entry in std::fs::read_dir(dir).doing("read", dir)? {
+        let entry = entry.doing("read", dir)?;
+        if !entry.file_name().as_bytes().starts_with(b".qmail") {
+            continue;
+        }
+        let path = entry.path();
+        let meta = entry.metadata().doing("stat", &path)?;
+        if !meta.is_file() {
+            continue;
+        }
+        let text = durable::read(&path)?.unwrap_or_default();
+        let (text, count) = replaced(&text, old, new);
+        if count > 0 {
+            if !dry_run {
+                let owner = Owner { uid: meta.uid(), gid: meta.gid() };
+                durable::replace(&path, &text, meta.mode() & 0o7777, owner)?;
+            }
+            rewritten.push((path, count));
+        }
+    }
+    Ok(())
 }
 
 /// A text with `new` in place of each path that begins with `old`, and how many there were.
@@ -535,7 +551,7 @@ mod tests {
         let paths = Host::load(&new).unwrap().paths();
         let found = crate::elsewhere::find(&paths).unwrap();
         let said = found[0].to_string();
-        let advice = format!("mailtree relocate {} {}", home.paths.home.display(), new.display());
+        let advice = format!("relocate {} {}", home.paths.home.display(), new.display());
         assert!(said.ends_with(&advice), "{said}");
         // The two domains' vpasswd and .qmail-default, and assign.
         let vpopmail = Vpopmail::new(&paths);

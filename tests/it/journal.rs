@@ -4,10 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mailtree_tests::host::{Host, Setup};
+use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::Arrivals;
 use mailtree_tests::wait::wait_until;
+use rustix::process::Signal;
 
 /// The segment that holds `text`, and where in it.
 fn segment_with(host: &Host, text: &str) -> Option<(PathBuf, usize)> {
@@ -56,6 +57,43 @@ fn a_damaged_batch_is_named_and_kept_and_all_others_are_delivered() {
     assert!(!bob.copies.contains_key("second"));
     let kept = fs::read(copy).unwrap();
     assert_eq!(&kept[at..at + 16], b"x-Letter: second", "what is damaged can still be read by a person");
+}
+
+#[test]
+fn a_journal_whose_name_was_lost_is_not_taken_and_says_how_it_can_be() {
+    let mut host = held();
+    host.send("sender@mx.test", &["bob@mx.test"], &letter("nameless", 100));
+    host.kill();
+    let id = host.home().join("journal.id");
+    let right = fs::read_to_string(&id).unwrap();
+    fs::remove_file(&id).unwrap();
+    host.relaunch();
+    let name = right.lines().next().unwrap().to_owned();
+    host.wait_log(&format!(
+        "supervise: queue: down*/queue/journal/0*.seg: is of {name}, and journal.id of the home does not name that one: *"
+    ));
+    assert!(!id.exists(), "no other name is made up");
+    // Whoever looks is told, and whoever goes back to qmail is warned.
+    let told = host.run(&["qmail-qread"]).stderr;
+    assert!(told.contains("queue/journal is not empty"), "{told}");
+    host.signal(Signal::TERM);
+    assert_eq!(host.wait_exit(PATIENCE).code(), Some(111));
+    assert!(
+        host.log().contains("the journal was not taken up, and may hold messages"),
+        "{}",
+        host.log_tail()
+    );
+
+    // As the message says.
+    fs::write(&id, format!("{name}\nnewest 0\n")).unwrap();
+    host.control("concurrencylocal", "20\n");
+    host.restart();
+    let mut bob = Arrivals::new(host.maildir("bob"));
+    wait_until("the letter", PATIENCE, || {
+        bob.look();
+        bob.copies.contains_key("nameless")
+    });
+    host.stop();
 }
 
 #[test]

@@ -535,7 +535,7 @@ mod needs_root {
 
     /// Who owns a directory of the queue in a qmail.
     fn owner(kind: &str) -> u32 {
-        if ["mess", "intd", "todo", "pid"].contains(&kind) { QMAILQ } else { QMAILS }
+        if ["mess", "intd", "todo", "pid", "lock"].contains(&kind) { QMAILQ } else { QMAILS }
     }
 
     /// What a file of the queue may do, by qmail-queue and qmail-send.
@@ -569,9 +569,17 @@ mod needs_root {
                 dir.strip_prefix(queue.path()).unwrap().iter().next().unwrap().to_str().unwrap().to_owned();
             give(&dir, owner(&kind));
         }
-        let (trigger, tcpto) = (queue.path().join("lock/trigger"), queue.path().join("lock/tcpto"));
-        fs::remove_file(&trigger).unwrap();
-        fs::remove_file(&tcpto).unwrap();
+        // What is missing is made as qmail would have it.
+        let remade = [
+            ("lock/trigger", QMAILS, 0o622),
+            ("lock/sendmutex", QMAILS, 0o600),
+            ("bounce", QMAILS, 0o700),
+            ("pid", QMAILQ, 0o700),
+        ];
+        for (name, ..) in remade {
+            let path = queue.path().join(name);
+            if path.is_dir() { fs::remove_dir(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
+        }
         let mut host = setup.start();
         for (name, size) in [("small", 300), ("large", 600 << 10)] {
             host.send(SENDER, &[BOB, SENDER], &letter(&format!("held-{name}"), size));
@@ -613,9 +621,9 @@ mod needs_root {
             }
         }
         assert!(wrong.is_empty(), "{layout:?}:\n{}", wrong.join("\n"));
-        for path in [&trigger, &tcpto] {
-            let Ok(data) = fs::symlink_metadata(path) else { continue };
-            assert_eq!((data.uid(), data.gid()), (QMAILS, QMAIL), "{}", path.display());
+        for (name, owner, mode) in remade {
+            let data = fs::symlink_metadata(queue.path().join(name)).unwrap();
+            assert_eq!((data.uid(), data.gid(), data.mode() & 0o7777), (owner, QMAIL, mode), "{name}");
         }
         // There was something to look at.
         for (kind, count) in [("mess", 7), ("info", 6), ("local", 2), ("remote", 4), ("bounce", 2)] {

@@ -17,6 +17,14 @@ fn a_held_host_accepts_and_delivers_nothing_until_it_is_released() {
     host.ask(&["svc", "-a", "send"]);
     assert_eq!(host.ask(&["qmail-qstat"]).lines().next(), Some("messages in queue: 1"));
     assert!(!host.log_lines().iter().any(|line| line.starts_with("starting delivery ")));
+    // It is held, and says so, after every start.
+    host.ask(&["svc", "-t", "send"]);
+    wait_until("send to be paused again", PATIENCE, || {
+        let send = host.service("send").unwrap_or_default();
+        send["state"] == "up" && send["restarts"] == 1 && send["paused"] == true
+    });
+    host.ask(&["svc", "-a", "send"]);
+    assert_eq!(host.maildir("bob").count(), 0);
     host.ask(&["svc", "-c", "send"]);
     host.maildir("bob").wait(1, PATIENCE);
     // Released for good.
@@ -40,7 +48,7 @@ fn a_copy_of_a_home_is_refused_by_name_until_its_paths_are_rewritten() {
         "{}",
         refused.log_tail()
     );
-    let advice = format!("mailtree relocate {} {}", home.display(), copy.display());
+    let advice = format!("mailtree --home {0} relocate {1} {0}", copy.display(), home.display());
     assert!(refused.log().contains(&advice), "{}", refused.log_tail());
     drop(refused);
     let setup = Setup::existing(&copy);
@@ -55,4 +63,48 @@ fn a_copy_of_a_home_is_refused_by_name_until_its_paths_are_rewritten() {
     host.maildir("bob").wait(1, PATIENCE);
     let of_original = home.join("domains/mx.test/bob/Maildir/new");
     assert_eq!(std::fs::read_dir(of_original).unwrap().count(), 0);
+}
+
+/// What `relocate` rewrites, and when it does not.
+#[test]
+fn relocate_takes_every_path_of_this_home_and_no_other_home() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, copy) = (dir.path().join("home"), dir.path().join("copy"));
+    let original = Setup::at(&home);
+    original.write();
+    let to_bob = format!("{}/domains/mx.test/bob/Maildir/\n", home.display());
+    std::fs::write(home.join("alias/.qmail-ops"), &to_bob).unwrap();
+    std::fs::write(home.join("domains/mx.test/.qmail-sales"), format!("|cat > {to_bob}")).unwrap();
+    // Neither is there in the copy, but both lie beside what is.
+    let assign = std::fs::read_to_string(home.join("users/assign")).unwrap();
+    let more = format!("=joe:joe:1000:1000:{0}/users/joe:::\n.\n", home.display());
+    std::fs::write(home.join("users/assign"), assign.replace(".\n", &more)).unwrap();
+    Ran::new(Command::new("cp").arg("-a").arg(&home).arg(&copy)).expect(0);
+    let setup = Setup::existing(&copy).field("hold", "true");
+    setup.write();
+
+    let checked = setup.run(&["check"]).expect(100).stderr;
+    for named in [
+        "/domains/mx.test, but this home has ",
+        "/users/joe, but this home has ",
+        "/copy/alias/.qmail-ops: names ",
+        "/copy/domains/mx.test/.qmail-sales: names ",
+    ] {
+        assert_eq!(checked.matches(named).count(), 1, "{named}: {checked}");
+    }
+
+    let (old, new) = (home.to_str().unwrap(), copy.to_str().unwrap());
+    let refused = original.run(&["relocate", old, new]).expect(100).stderr;
+    assert!(refused.contains("allowed: where the home"), "{refused}");
+    assert!(setup.run(&["relocate", old, &format!("{new}/gone")]).expect(100).stderr.contains("NEW "));
+    let said = setup.run(&["relocate", old, new]).expect(0).stdout;
+    assert!(said.ends_with("5 files rewritten\n"), "{said}");
+    let ops = std::fs::read_to_string(copy.join("alias/.qmail-ops")).unwrap();
+    assert_eq!(ops, to_bob.replace(old, new));
+    let checked = setup.run(&["check"]);
+    assert!(!checked.stderr.contains("relocate"), "{}", checked.stderr);
+
+    let host = setup.start();
+    let refused = host.run(&["relocate", old, new]).expect(111).stderr;
+    assert!(refused.contains("another mailtree runs here"), "{refused}");
 }

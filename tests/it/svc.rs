@@ -63,6 +63,17 @@ fn t_and_k_end_a_service_and_it_comes_back() {
 }
 
 #[test]
+fn nobody_takes_the_control_socket_down() {
+    let host = Host::start();
+    for letter in ["-d", "-o", "-x"] {
+        let told = host.run(&["svc", letter, "control"]).stderr;
+        assert!(told.contains("unable to control control: control hears what svc says; allowed: "), "{told}");
+    }
+    host.ask(&["svc", "-t", "control"]);
+    wait_until("the control socket to come back", PATIENCE, || host.is_up("control"));
+}
+
+#[test]
 fn o_starts_once() {
     let host = Host::start();
     host.ask(&["svc", "-d", "smtpd"]);

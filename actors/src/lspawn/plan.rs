@@ -15,6 +15,7 @@ use nix::unistd::User;
 use rustix::fs::OFlags;
 
 use super::Local;
+use crate::cdb_files::is_not_compiled;
 use crate::queue::Body;
 
 /// Largest `.qmail` file, in bytes.
@@ -81,7 +82,13 @@ impl Local {
             tracing::error!("alert: unable to read users/cdb: {error}");
             trouble()
         })?;
-        let Some(users) = users else { return Ok(None) };
+        let Some(users) = users else {
+            if is_not_compiled(&self.arguments.users_cdb) {
+                tracing::error!("alert: {}: missing; made by qmail-newu", self.arguments.users_cdb.display());
+                return Err(trouble());
+            }
+            return Ok(None);
+        };
         let found = assign::lookup(&users, address::split(recipient).0).map_err(|error| {
             tracing::error!("alert: users/cdb: {error}");
             trouble()

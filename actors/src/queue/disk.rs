@@ -16,6 +16,7 @@ pub(super) mod spare;
 mod sweep;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -249,19 +250,45 @@ impl Disk {
     }
 }
 
-/// Makes a directory of the queue that is missing, with owner and mode of the one it is in.
+/// The directories of the queue in which qmail-queue makes files, and those of qmail-send: each kind has one owner.
+const OF_QUEUE: [&str; 4] = ["mess", "todo", "intd", "pid"];
+const OF_SEND: [&str; 4] = ["info", "local", "remote", "bounce"];
+
+/// User and group of qmail-send, to whom `lock/trigger` and `lock/sendmutex` belong too (reference §2.1): whose its
+/// directories in the queue are.
+///
+/// # Errors
+/// When neither they nor the queue can be looked at.
+pub fn owner_of_send(root: &Path) -> io::Result<(u32, u32)> {
+    owner_of(root, &OF_SEND)
+}
+
+fn owner_of(root: &Path, names: &[&str]) -> io::Result<(u32, u32)> {
+    let found = names.iter().find_map(|name| fs::metadata(root.join(name)).ok());
+    let meta = found.map_or_else(|| fs::metadata(root).map_err(|error| named(root, &error)), Ok)?;
+    Ok((meta.uid(), meta.gid()))
+}
+
+/// Makes a directory of the queue that is missing: qmail's owner and mode, below those the same as the one it is in.
 fn make_directory(root: &Path, path: &Path) -> io::Result<()> {
     let above = path.parent().unwrap_or(root);
-    if above != root && !above.exists() {
-        make_directory(root, above)?;
-    }
-    let parent = fs::metadata(above).map_err(|error| named(above, &error))?;
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let ((uid, gid), mode) = if above != root {
+        if !above.exists() {
+            make_directory(root, above)?;
+        }
+        let parent = fs::metadata(above).map_err(|error| named(above, &error))?;
+        ((parent.uid(), parent.gid()), parent.mode() & 0o777)
+    } else if OF_SEND.contains(&name) {
+        (owner_of_send(root)?, 0o700)
+    } else {
+        (owner_of(root, &OF_QUEUE)?, if name == "mess" || name == "todo" { 0o750 } else { 0o700 })
+    };
     fs::create_dir(path).map_err(|error| named(path, &error))?;
     let handle = File::open(path)?;
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::fchown(&handle, Some(parent.uid()), Some(parent.gid()))?;
+        std::os::unix::fs::fchown(&handle, Some(uid), Some(gid))?;
     }
-    let mode = if path.file_name().is_some_and(|name| name == "pid") { 0o700 } else { parent.mode() & 0o777 };
     handle.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     tracing::warn!("warning: {} was missing: made", path.display());
     Ok(())

@@ -37,7 +37,7 @@ mod write_out;
 mod writer;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
 use live::{Backing, Ending, Entry, Live, Settling};
 pub use reception::{Accepted, Alongside, Held, Reception};
+pub use replay::Unemptied;
 pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;
@@ -114,6 +115,14 @@ pub enum Refused {
     /// The service is down or does not answer.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
+}
+
+/// Whether the journal of the queue at `root` has anything in it, as it has while a host runs and after one was killed.
+///
+/// # Errors
+/// When its directory cannot be read.
+pub fn has_journal(root: &Path) -> io::Result<bool> {
+    journal::has_segments(&root.join("journal"))
 }
 
 /// Where a recipient goes, and the address he has there.
@@ -207,6 +216,17 @@ impl Queue {
     #[must_use]
     pub fn disk(&self) -> &Arc<Disk> {
         &self.0.disk
+    }
+
+    /// Whether the service has been up: only then it is known what the journal holds.
+    fn is_taken_up(&self) -> bool {
+        self.0.wire.actor().is_some()
+    }
+
+    /// How many messages are only in the journal; none before the journal was read.
+    #[must_use]
+    pub fn only_in_journal(&self) -> Option<usize> {
+        self.is_taken_up().then(|| self.0.live.in_journal())
     }
 
     /// The scheduler's wake-up.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -52,6 +52,17 @@ impl From<OpenError> for StartError {
             other => Self::Temporary(other.to_string()),
         }
     }
+}
+
+/// Why qmail, or another mailtree, would not find all mail in the queue's files.
+#[derive(Debug, thiserror::Error)]
+pub enum Unemptied {
+    /// So many messages are only in the journal.
+    #[error("the journal holds {0} messages: do not start qmail on this queue")]
+    Messages(usize),
+    /// This directory has a journal that could not be read, or was not yet.
+    #[error("{}: the journal was not taken up, and may hold messages: do not start qmail on this queue", .0.display())]
+    NotTakenUp(PathBuf),
 }
 
 /// A journal, what it said, and its name.
@@ -129,11 +140,7 @@ impl Queue {
         size: Size,
         floor: u64,
     ) -> Result<Option<Opened>, OpenError> {
-        let exists = match fs::read_dir(directory) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error.into()),
-        };
+        let exists = journal::has_segments(directory)?;
         if !wanted && !exists {
             return Ok(None);
         }
@@ -142,8 +149,9 @@ impl Queue {
         if !exists && free < wanted.saturating_add(floor) {
             // A host whose disk is full must deliver what it has all the same.
             tracing::error!(
-                "alert: no room for the journal: {wanted} bytes are wanted, {free} are free, {floor} of them to be kept; \
-                 messages go into files until the service queue is started again"
+                "alert: {}: no room for the journal: {wanted} bytes are wanted, {free} are free, {floor} of them to be \
+                 kept; messages go into files until the service queue is started again",
+                directory.display()
             );
             return Ok(None);
         }
@@ -165,7 +173,7 @@ impl Queue {
             newest: identity.newest,
             key: Box::new(rand::random),
         };
-        if identity.journal.is_none() {
+        if identity.journal.is_none() && !exists {
             // Named before it is: what is found without a name is not this home's.
             Identity::note(&self.0.journal_id, journal, 0)?;
         }
@@ -305,8 +313,8 @@ impl Queue {
     /// the queue.
     ///
     /// # Errors
-    /// How many messages are left in the journal at the end of `grace`.
-    pub async fn close(&self, grace: Duration) -> Result<(), usize> {
+    /// What the journal still holds at the end of `grace`.
+    pub async fn close(&self, grace: Duration) -> Result<(), Unemptied> {
         let deadline = Instant::now() + grace;
         self.0.checkpoints.hurry();
         // What was accepted into files, and tried, gets its times noted as well.
@@ -319,7 +327,11 @@ impl Queue {
         }
         let left = self.0.live.in_journal();
         if left > 0 {
-            return Err(left);
+            return Err(Unemptied::Messages(left));
+        }
+        let root = self.0.disk.root();
+        if !self.is_taken_up() && super::has_journal(root).unwrap_or(true) {
+            return Err(Unemptied::NotTakenUp(root.join("journal")));
         }
         if let Some(writer) = self.0.writer.swap(None)
             && let Err(error) = writer.close().await

@@ -10,6 +10,8 @@ use rustix::fs::{CWD, Mode};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use super::disk::owner_of_send;
+
 type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// The wake-up. Pulls while one is on its way are one pull.
@@ -74,14 +76,14 @@ pub async fn listen(path: PathBuf, trigger: Trigger) -> io::Result<()> {
 
 /// As qmail's: everybody may wake qmail-send.
 fn make(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
     rustix::fs::mkfifoat(CWD, path, Mode::from_raw_mode(0o622))?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o622))?;
     if rustix::process::geteuid().is_root()
-        && let Some(parent) = path.parent()
+        && let Some(queue) = path.parent().and_then(Path::parent)
     {
-        let owner = std::fs::metadata(parent)?;
-        std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid()))?;
+        let (uid, gid) = owner_of_send(queue)?;
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
     }
     Ok(())
 }

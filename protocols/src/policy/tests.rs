@@ -352,6 +352,18 @@ fn words_for_a_starting_service_are_kept_for_it() {
 }
 
 #[test]
+fn what_begins_paused_is_shown_so_after_each_start_until_it_may_go_on() {
+    let service = run(new(), [(0, Event::Begin), (0, Event::Held), (1, Event::Started { generation: 1 })]).0;
+    assert!(service.paused());
+    let service = run(service, [(5, exited(1))]).0;
+    let service = run(service, [(6, Event::Held), (6, Event::Started { generation: 2 })]).0;
+    assert!(service.paused());
+    let service = run(service, [(7, exited(2)), (8, svc('c'))]).0;
+    let (service, effects) = run(service, [(8, Event::Held), (9, Event::Started { generation: 3 })]);
+    assert_eq!((sketch(&service, &effects).as_str(), service.paused()), ("up3 Continue", false));
+}
+
+#[test]
 fn seconds_are_those_since_the_last_change_of_pid() {
     let service = run(new(), [(3, Event::Begin)]).0;
     assert_eq!((service.changed(), service.is_up()), (secs(0), false));
@@ -519,6 +531,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => proptest::sample::select(Letter::ALL.to_vec()).prop_map(Event::Svc),
         1 => Just(Event::Begin),
         1 => Just(Event::Sabotaged),
+        1 => Just(Event::Held),
         4 => (0u64..20).prop_map(|generation| Event::Started { generation }),
         2 => (0u64..20, any::<bool>()).prop_map(|(generation, permanent)| {
             Event::StartFailed { generation, permanent, reason: String::new() }

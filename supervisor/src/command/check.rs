@@ -159,7 +159,7 @@ fn examine(home: &Path) -> Findings {
     found.queue(&paths);
     found.users(&paths);
     found.elsewhere(&paths);
-    found.writable(&paths.run);
+    found.writable_or_made(&paths.run);
     found
 }
 
@@ -218,6 +218,15 @@ impl Findings {
         }
     }
 
+    /// A directory that `up` makes when it is missing.
+    fn writable_or_made(&mut self, dir: &Path) {
+        if dir.symlink_metadata().is_ok() { self.writable(dir) } else { self.made_by_up(dir) }
+    }
+
+    fn made_by_up(&mut self, path: &Path) {
+        self.warnings.push(format!("{}: missing; made when it is needed", path.display()));
+    }
+
     /// The compiled rules of each service, and whether their source has changed since.
     fn rules(&mut self, host: &Host) {
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -264,9 +273,10 @@ impl Findings {
         match mailtree_actors::queue::disk::layout(&paths.queue) {
             Ok(layout) => {
                 for dir in Dir::ALL {
-                    layout.directories(dir).iter().for_each(|below| self.writable(&paths.queue.join(below)));
+                    let directories = layout.directories(dir);
+                    directories.iter().for_each(|below| self.writable_or_made(&paths.queue.join(below)));
                 }
-                self.writable(&paths.queue.join("pid"));
+                self.writable_or_made(&paths.queue.join("pid"));
             }
             Err(error) => self.problem(&paths.queue, error.to_string()),
         }
@@ -274,20 +284,27 @@ impl Findings {
         self.writable(&lock);
         for name in ["sendmutex", "tcpto"] {
             let path = lock.join(name);
-            if let Err(error) = File::options().read(true).write(true).open(&path) {
-                self.unreadable(&path, &error);
+            match File::options().read(true).write(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.made_by_up(&path),
+                Err(error) => self.unreadable(&path, &error),
+                Ok(_) => (),
             }
         }
         let trigger = lock.join("trigger");
         match std::fs::metadata(&trigger) {
             Ok(metadata) if metadata.file_type().is_fifo() => {}
             Ok(_) => self.problem(&trigger, "not a FIFO"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.made_by_up(&trigger),
             Err(error) => self.unreadable(&trigger, &error),
         }
     }
 
     /// Paths of another home.
     fn elsewhere(&mut self, paths: &Paths) {
+        match crate::elsewhere::doubtful(paths) {
+            Ok(said) => self.warnings.extend(said),
+            Err(failure) => self.warnings.push(failure.to_string()),
+        }
         match crate::elsewhere::find(paths) {
             Ok(found) => {
                 for one in found {
@@ -416,7 +433,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_found() {
         type Change = fn(&Path);
-        let cases: [(Change, &str); 20] = [
+        let cases: [(Change, &str); 18] = [
             (|home| std::fs::write(home.join("host.ron"), "(grase: 1)").unwrap(), "host.ron:1:"),
             (|home| std::fs::remove_file(home.join("host.ron")).unwrap(), "host.ron: unable to read"),
             (|home| std::fs::remove_file(home.join("control/me")).unwrap(), "control/me: missing"),
@@ -431,14 +448,6 @@ mod tests {
             (
                 |home| std::fs::remove_dir(home.join("queue/mess/7")).unwrap(),
                 "queue/mess: 22 subdirectories, but no 7; allowed: ",
-            ),
-            (
-                |home| std::fs::remove_dir_all(home.join("queue/bounce")).unwrap(),
-                "queue/bounce: unable to read",
-            ),
-            (
-                |home| std::fs::remove_file(home.join("queue/lock/sendmutex")).unwrap(),
-                "queue/lock/sendmutex: unable",
             ),
             (
                 |home| {
@@ -506,5 +515,22 @@ mod tests {
             std::fs::write(home.join("host.ron"), "(").unwrap();
         });
         assert_eq!(found.problems.len(), 3, "{:#?}", texts(&found));
+    }
+
+    #[test]
+    fn what_up_makes_is_no_fault() {
+        let found = after(|home| {
+            std::fs::remove_dir_all(home.join("queue/bounce")).unwrap();
+            std::fs::remove_dir_all(home.join("run")).unwrap();
+            for name in ["sendmutex", "tcpto", "trigger"] {
+                std::fs::remove_file(home.join("queue/lock").join(name)).unwrap();
+            }
+        });
+        assert_eq!(texts(&found), Vec::<String>::new());
+        for name in ["/bounce", "/run", "/sendmutex", "/tcpto", "/trigger"] {
+            let says =
+                |warning: &&String| warning.ends_with(&format!("{name}: missing; made when it is needed"));
+            assert_eq!(found.warnings.iter().filter(says).count(), 1, "{name}: {:?}", found.warnings);
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use mailtree_actors::queue::disk::{Disk, Survey, Surveyed, each};
+use mailtree_actors::queue::has_journal;
 use mailtree_config::Host;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
@@ -91,17 +92,14 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     }
 }
 
-fn has_journal(queue: &Path) -> bool {
-    std::fs::read_dir(queue.join("journal")).is_ok_and(|mut entries| entries.next().is_some())
-}
-
 /// The queue's files. A host that runs writes into them first what it holds in its journal.
 pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
     let queue = Host::load(home)?.paths().queue;
-    if count(home, QueueRequest::Flush {}).is_err() && has_journal(&queue) {
+    if let Err(cause) = count(home, QueueRequest::Flush {})
+        && has_journal(&queue).unwrap_or(true)
+    {
         eprintln!(
-            "warning: the host is down and {}/journal is not empty: it was not stopped in order; what is in there is not \
-             shown, and is delivered after the next start",
+            "warning: {cause}; {}/journal is not empty: what is in there is not shown; it is delivered when the host is up",
             queue.display()
         );
     }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mailtree_config::Host;
+use mailtree_config::host::Paths;
 
+use crate::control::lock;
 use crate::failure::Failure;
 use crate::vpopmail::Vpopmail;
 
@@ -30,17 +32,38 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
 
 fn relocate(home: &Path, args: &Args) -> Result<(), Failure> {
     let Args { old, new, dry_run } = args;
-    for path in [old, new] {
+    for (name, path) in [("OLD", old), ("NEW", new)] {
         if !path.is_absolute() {
-            return Err(Failure::permanent(format!("{}; allowed: an absolute path", path.display())));
+            return Err(Failure::permanent(format!("{name} {}; allowed: an absolute path", path.display())));
         }
     }
     let paths = Host::load(home)?.paths();
+    if !is_of(&paths, new) {
+        let (new, home) = (new.display(), paths.home.display());
+        return Err(Failure::permanent(format!(
+            "NEW {new}; allowed: where the home {home} is, or its qmail or vpopmail; --home names another home"
+        )));
+    }
+    // Mail that is being delivered would go to both places.
+    let lock = if *dry_run {
+        None
+    } else {
+        Some(lock(home).map_err(|error| Failure::temporary(error.to_string()))?)
+    };
     let rewritten = Vpopmail::new(&paths).relocate(old, new, *dry_run)?;
     for (file, count) in &rewritten {
         println!("{}: {count} paths", file.display());
     }
     let files = rewritten.len();
     println!("{files} files {}", if *dry_run { "would be rewritten" } else { "rewritten" });
+    drop(lock);
     Ok(())
+}
+
+/// Whether `new` is, or is in or around, one of the directories whose paths are rewritten.
+fn is_of(paths: &Paths, new: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let Some(new) = real(new) else { return false };
+    let own = [&paths.home, &paths.users, &paths.alias, &paths.domains];
+    own.into_iter().filter_map(|path| real(path)).any(|own| own.starts_with(&new) || new.starts_with(&own))
 }

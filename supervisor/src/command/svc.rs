@@ -78,8 +78,10 @@ pub(super) fn tell(home: &Path, argument: &str, letters: &str) -> Result<(), Str
         Ok(Reply::Services { .. } | Reply::Killed(_) | Reply::Queue(_)) => {
             Err(control("the host's answer is to another question".to_owned()))
         }
-        Err(AskError::NotRunning) if is_known(home, service) => Err(control(Refusal::NotRunning.to_string())),
-        Err(AskError::NotRunning) => Err(chdir()),
+        Err(AskError::NotRunning(_)) if is_known(home, service) => {
+            Err(control(Refusal::NotRunning.to_string()))
+        }
+        Err(AskError::NotRunning(_)) => Err(chdir()),
         Err(error) => Err(control(error.to_string())),
     }
 }

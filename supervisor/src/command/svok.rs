@@ -41,8 +41,8 @@ pub(super) fn check(home: &Path, argument: &str) -> Result<bool, String> {
         Ok(Reply::Services { .. } | Reply::Killed(_) | Reply::Queue(_)) => {
             Err(open("the host's answer is to another question".to_owned()))
         }
-        Err(AskError::NotRunning) if is_known(home, service) => Ok(false),
-        Err(AskError::NotRunning) => Err(chdir()),
+        Err(AskError::NotRunning(_)) if is_known(home, service) => Ok(false),
+        Err(AskError::NotRunning(_)) => Err(chdir()),
         Err(error) => Err(open(error.to_string())),
     }
 }

@@ -76,8 +76,8 @@ fn line(home: &Path, argument: &str, services: &Services) -> String {
             Some(row) if row.state == Phase::Left => Refusal::NotRunning.to_string(),
             Some(row) => row.svstat().to_string(),
         },
-        Err(AskError::NotRunning) if is_known(home, service) => Refusal::NotRunning.to_string(),
-        Err(AskError::NotRunning) => format!("unable to chdir: {}", Refusal::Unknown),
+        Err(AskError::NotRunning(_)) if is_known(home, service) => Refusal::NotRunning.to_string(),
+        Err(AskError::NotRunning(_)) => format!("unable to chdir: {}", Refusal::Unknown),
         Err(error) => format!("unable to open supervise/ok: {error}"),
     };
     format!("{argument}: {state}\n")
@@ -117,7 +117,7 @@ mod tests {
         ] {
             assert_eq!(line(home, argument, &services), expected);
         }
-        let down = Err(AskError::NotRunning);
+        let down = Err(AskError::NotRunning(std::path::PathBuf::from(".")));
         assert_eq!(line(home, "qmail-send", &down), "qmail-send: supervise not running\n");
         assert_eq!(line(home, "ftpd", &down), "ftpd: unable to chdir: file does not exist\n");
     }

@@ -10,10 +10,9 @@ use std::time::Duration;
 use mailtree_actors::exporter;
 use mailtree_actors::log::{Format, Lines};
 use mailtree_actors::queue::crash;
-use mailtree_actors::queue::disk::Disk;
+use mailtree_actors::queue::disk::{Disk, owner_of_send};
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
-use mailtree_protocols::svc::Letter;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -96,6 +95,11 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         let tree = Tree::default();
         let me = first_line(&paths.control.join("me"));
         let held = hold || host.hold;
+        if held {
+            for said in elsewhere::doubtful(&paths)? {
+                tracing::warn!("warning: {said}");
+            }
+        }
         let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
@@ -103,21 +107,12 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         };
         let ended = tree.grow(services, options).await;
         let ended = ended.map_err(|error| Failure::temporary(format!("unable to start svscan: {error}")))?;
-        if held {
-            let tree = tree.clone();
-            tokio::spawn(async move {
-                // It was born so; the tree shows it as what it is.
-                if tree.ready(READY).await.is_ok() {
-                    tree.svc("send", vec![Letter::Pause]).await.map(|_| ()).unwrap_or(());
-                }
-            });
-        }
         let greeting = first || std::io::stderr().is_terminal();
         let greeting = greeting.then(|| {
             let (tree, home) = (tree.clone(), home.to_owned());
             tokio::spawn(async move {
                 if let Ok(rows) = tree.ready(READY).await {
-                    eprint!("{}", what_to_type(&home, &me, &rows, first));
+                    eprint!("{}", what_to_type(&home, &me, &rows, first, held));
                 }
             })
         });
@@ -126,9 +121,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             greeting.abort();
         }
         let emptied = queue.close(grace).await;
-        emptied.map(|()| ending).map_err(|left| {
-            Failure::temporary(format!("the journal holds {left} messages: do not start qmail on this queue"))
-        })
+        emptied.map(|()| ending).map_err(|left| Failure::temporary(left.to_string()))
     });
     // Blocked threads of a tree that was killed must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -150,19 +143,20 @@ fn lock_queue(paths: &Paths) -> Result<File, Failure> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nonblocking);
     let file = options.open(&path).map_err(|error| Failure::io("open", &path, &error))?;
-    give_to_owner_of_directory(&file, &path);
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Failure::temporary("cannot start: qmail-send is already running"))?;
+    give_to_send(&file, &paths.queue, &path);
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        let path = path.display();
+        Failure::temporary(format!("cannot start: qmail-send is already running: {path} is locked"))
+    })?;
     Ok(file)
 }
 
-/// As the other files of the queue. Only root can.
-fn give_to_owner_of_directory(file: &File, path: &Path) {
-    let owner = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+/// What was made just now is qmail-send's, as in qmail. Only root can.
+fn give_to_send(file: &File, queue: &Path, path: &Path) {
     if rustix::process::geteuid().is_root()
         && file.metadata().is_ok_and(|meta| meta.uid() == 0)
-        && let Some(owner) = owner
-        && let Err(error) = std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+        && let Err(error) =
+            owner_of_send(queue).and_then(|(uid, gid)| std::os::unix::fs::fchown(file, Some(uid), Some(gid)))
     {
         eprintln!("mailtree: warning: unable to chown {}: {error}", path.display());
     }
@@ -185,7 +179,7 @@ fn first_line(path: &Path) -> String {
 }
 
 /// What a newcomer does next.
-fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool) -> String {
+fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool, held: bool) -> String {
     let mut text = String::new();
     for row in rows.iter().filter(|row| row.state != Phase::Up) {
         let why = row.reason.as_deref().unwrap_or("no reason known");
@@ -195,6 +189,11 @@ fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool) -> String {
     let Some(smtpd) = smtpd else { return text };
     let home = home.display();
     let program = std::env::args().next().unwrap_or_else(|| "mailtree".to_owned());
+    if held {
+        text.push_str(&format!(
+            "\nNothing is delivered until you say: {program} --home {home} svc -c send\n"
+        ));
+    }
     text.push_str(&format!(
         "\nThe host is up. Send a message:\n\n  \
          printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl -sS smtp://{smtpd} --mail-from you@{me} \

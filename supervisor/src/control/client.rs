@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{MAX_REPLY, MAX_REQUEST, Reply, Request, SOCKET, ShortPath, run_dir};
@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens on the socket, or there is none.
-    #[error("mailtree is not running")]
-    NotRunning,
+    #[error("mailtree is not running in {}", .0.display())]
+    NotRunning(PathBuf),
     /// The socket failed.
     #[error("control socket: {0}")]
     Io(#[from] io::Error),
@@ -53,7 +53,7 @@ fn connect(home: &Path) -> Result<UnixStream, AskError> {
     let connect = || UnixStream::connect(ShortPath::of(&run_dir(home))?.join(SOCKET));
     connect().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
-            AskError::NotRunning
+            AskError::NotRunning(home.to_owned())
         }
         _ => AskError::Io(error),
     })

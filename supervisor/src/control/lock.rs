@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -36,7 +36,8 @@ pub fn lock(home: &Path) -> Result<Lock, LockError> {
     let run = run_dir(home);
     let path = run.join("lock");
     let failed = |source| LockError::Io { path: path.display().to_string(), source };
-    std::fs::create_dir_all(&run).map_err(failed)?;
+    let mut directory = std::fs::DirBuilder::new();
+    directory.recursive(true).mode(0o700).create(&run).map_err(failed)?;
     let mut options = OpenOptions::new();
     let mut file = options
         .read(true)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use mailtree_actors::service::{StartError, Started};
-use mailtree_protocols::svc;
+use mailtree_protocols::svc::{self, Letter};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -22,6 +22,8 @@ use crate::service::ServiceSpec;
 use crate::status::Phase;
 use crate::svscan::{Refusal, Tree};
 
+/// What the service is called.
+const NAME: &str = "control";
 /// Connections served at once; more wait in the kernel.
 const CONNECTIONS: usize = 32;
 /// Connections that the kernel lets wait.
@@ -39,7 +41,7 @@ pub type Queue = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json:
 /// The control socket of `home` as a service named `control`.
 pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
     ServiceSpec {
-        name: "control".to_owned(),
+        name: NAME.to_owned(),
         start: Arc::new(move |supervise| {
             let arguments = Arguments { home: home.clone(), tree: tree.clone(), queue: Arc::clone(&queue) };
             Box::pin(async move {
@@ -217,6 +219,13 @@ async fn answer(request: Request, tree: &Tree, queue: &Queue) -> Reply {
     match request {
         Request::Svc { service, letters } => match svc::letters(&letters) {
             None => Reply::Error(svc::USAGE.to_owned()),
+            // Nobody could bring it up again.
+            Some(letters)
+                if service == NAME
+                    && letters.iter().any(|l| matches!(l, Letter::Down | Letter::Once | Letter::Exit)) =>
+            {
+                Reply::Error(format!("{NAME} hears what svc says; allowed: -u, -t, -i, -k, -h, -a, -p, -c"))
+            }
             Some(letters) => match tree.svc(&service, letters).await {
                 Ok(Ok(())) => Reply::Done,
                 Ok(Err(refusal)) => Reply::Refused(refusal),

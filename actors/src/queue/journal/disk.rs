@@ -107,24 +107,37 @@ impl FileDisk {
     }
 }
 
+/// Whether there are segments in `directory`, which need not exist.
+pub(in crate::queue) fn has_segments(directory: &Path) -> io::Result<bool> {
+    match segments(directory) {
+        Ok(numbers) => Ok(!numbers.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn segments(directory: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".seg"))
+            .filter(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|digits| digits.parse().ok());
+        if let Some(number) = number
+            && entry.file_type()?.is_file()
+        {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
+}
+
 impl Disk for FileDisk {
     fn segments(&self) -> io::Result<Vec<u32>> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".seg"))
-                .filter(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
-                .and_then(|digits| digits.parse().ok());
-            if let Some(number) = number
-                && entry.file_type()?.is_file()
-            {
-                numbers.push(number);
-            }
-        }
-        Ok(numbers)
+        segments(&self.directory)
     }
 
     fn path(&self, number: u32) -> PathBuf {

@@ -34,14 +34,14 @@ impl Identity {
         let field = |name: &str| {
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).ok_or_else(bad)
         };
-        let journal = Some(hex(field("journal")?).ok_or_else(bad)?);
+        let journal = Some(unhex(field("journal")?).ok_or_else(bad)?);
         let newest = field("newest")?.parse().map_err(|_| bad())?;
         Ok(Self { journal, newest, boot })
     }
 
     /// Says durably that generation `newest` of `journal` is begun, or with 0 that the journal is empty.
     pub(in crate::queue) fn note(path: &Path, journal: [u8; 16], newest: u64) -> io::Result<()> {
-        let hex: String = journal.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(journal);
         let new = path.with_extension("id.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         write!(file, "journal {hex}\nnewest {newest}\n")?;
@@ -51,7 +51,12 @@ impl Identity {
     }
 }
 
-fn hex(text: &str) -> Option<[u8; 16]> {
+/// As it stands in `journal.id`.
+pub(super) fn hex(journal: [u8; 16]) -> String {
+    journal.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     if text.len() != 32 || !text.is_ascii() {
         return None;
@@ -66,7 +71,7 @@ fn hex(text: &str) -> Option<[u8; 16]> {
 fn boot() -> io::Result<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    hex(&digits).ok_or_else(|| io::Error::other("boot_id is not a number"))
+    unhex(&digits).ok_or_else(|| io::Error::other("boot_id is not a number"))
 }
 
 #[cfg(test)]

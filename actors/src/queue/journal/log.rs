@@ -17,6 +17,7 @@ use mailtree_protocols::journal::segment::{Head, Header, scan};
 use mailtree_protocols::journal::{Key, Lsn, PAGE, Record, Serial, Span};
 
 use super::Disk;
+use super::identity::hex;
 
 /// What a journal is opened with.
 pub(crate) struct Settings {
@@ -48,11 +49,19 @@ pub(crate) struct Recovered {
 /// Why a journal is not opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// It was copied here.
-    #[error("{}: belongs to another host's journal: bring its mail home, then move the file away", file.display())]
+    /// It was copied here, or `journal.id` was lost.
+    #[error(
+        "{}: is of journal {}, and journal.id of the home does not name that one: put the right journal.id back; or, if its \
+         mail is to be delivered by this host, write \"journal {0}\" and \"newest 0\" into journal.id, two lines; otherwise \
+         move the file away",
+        file.display(),
+        hex(*journal)
+    )]
     AnotherHost {
         /// The first file that says so.
         file: PathBuf,
+        /// Its journal.
+        journal: [u8; 16],
     },
     /// A newer program wrote it.
     #[error("{}: made by a newer mailtree (format {version}): start that one", file.display())]
@@ -64,13 +73,13 @@ pub(crate) enum OpenError {
     },
     /// Files are missing, or were restored from a copy.
     #[error(
-        "{}: the journal is older than it was (generation {found}, was {newest}): put its newest files back, or remove \
-         journal.id to go on without them",
-        file.display()
+        "{}: the journal is older than it was (generation {found}, was {newest}): put its newest files back; or, to go on \
+         without the mail in them, write \"newest {found}\" in place of \"newest {newest}\" into journal.id of the home",
+        place.display()
     )]
     Older {
-        /// Where the newest should be.
-        file: PathBuf,
+        /// The newest segment, or the directory without any.
+        place: PathBuf,
         /// Newest generation there is; 0 when there is none.
         found: u64,
         /// Newest generation there was.
@@ -164,9 +173,10 @@ impl<D: Disk> Log<D> {
         let newest = found.good.last().map_or(0, |segment| segment.header.generation);
         // A header that cannot be read may be the newest one's: that is damage, not another journal.
         if newest < settings.newest && found.torn.is_empty() {
-            let number = found.good.last().map_or(1, |segment| segment.header.number);
-            let file = disk.path(number);
-            return Err(OpenError::Older { file, found: newest, newest: settings.newest });
+            let first = disk.path(1);
+            let none = || first.parent().unwrap_or(&first).to_owned();
+            let place = found.good.last().map_or_else(none, |segment| disk.path(segment.header.number));
+            return Err(OpenError::Older { place, found: newest, newest: settings.newest });
         }
         let (needed, durable) = found.checkpoint(&disk)?.unwrap_or_default();
         let oldest = found.good.iter().rposition(|segment| segment.header.first <= needed).unwrap_or(0);
@@ -614,7 +624,7 @@ impl Found {
             let size = disk.size(number).map_err(io)?;
             match Header::decode(&disk.read_head(number).map_err(io)?) {
                 Head::Good(header) if header.journal != settings.journal_id => {
-                    return Err(OpenError::AnotherHost { file });
+                    return Err(OpenError::AnotherHost { file, journal: header.journal });
                 }
                 Head::Good(header) if header.number != number => {
                     let text = format!("{}: a copy of segment {}: left alone", file.display(), header.number);

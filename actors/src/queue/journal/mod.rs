@@ -7,7 +7,7 @@ mod disk;
 mod identity;
 mod log;
 
-pub(super) use disk::{Disk, FileDisk};
+pub(super) use disk::{Disk, FileDisk, has_segments};
 pub(super) use identity::Identity;
 pub(super) use log::{Log, OpenError, Recovered, Settings};
 

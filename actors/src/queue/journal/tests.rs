@@ -418,7 +418,7 @@ fn a_journal_that_is_not_the_last_one_of_this_host_is_refused() {
     let mut other = settings((2, 4), 1, 1);
     other.journal_id = [8; 16];
     let other = refused(&disk, other);
-    assert!(other.starts_with("00000001.seg: belongs to another host's journal"), "{other}");
+    assert!(other.starts_with("00000001.seg: is of journal 07070707"), "{other}");
     {
         let mut machine = disk.machine();
         let file = machine.files.get_mut(&2).unwrap();
