@@ -12,7 +12,7 @@ use super::{Error, Queue};
 use mailtree_protocols::queue::MessageId;
 
 /// Messages that may live in the journal.
-pub(super) const PLACES: usize = 4096;
+pub(super) const PLACES: usize = 8192;
 
 /// A message that has not ended after this is written out.
 const AGE: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ impl Queue {
     /// Writes out what has been in the journal long enough, and the oldest while there are too many; whether all could be.
     pub(super) async fn write_out_old(&self) -> bool {
         let age = if self.0.journal_on.load(Ordering::Acquire) { AGE } else { Duration::ZERO };
-        self.write_out(age, PLACES / 2).await
+        self.write_out(age, PLACES / 4 * 3).await
     }
 
     /// Writes out everything that is only in memory and the journal: for those who look at files.
