@@ -66,15 +66,43 @@ pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
 
 /// Makes delivered copies durable; those of a repeated delivery (`again`) may have been found where their owner moved them.
 pub(crate) fn sync(copies: &[InMaildir], again: bool) -> io::Result<()> {
-    let directories = if again { &["new", "cur"][..] } else { &["new"] };
     for copy in copies {
         copy.open.sync_all().inspect_err(|_| withdraw(copy))?;
-        for name in directories {
-            File::open(path_of(&copy.file).join(name))?.sync_all()?;
+        let maildir = path_of(&copy.file);
+        sync_new(&maildir)?;
+        if again && is_moved(copy) {
+            sync_cur(&maildir)?;
         }
     }
     reached(Point::MaildirSynced);
     Ok(())
+}
+
+/// Makes the names in `new` durable.
+pub(crate) fn sync_new(maildir: &Path) -> io::Result<()> {
+    sync_directory(&maildir.join("new"), OFlags::empty())
+}
+
+/// Makes durable what the Maildir's owner has moved into `cur`. What he has put in the place of that directory is his affair.
+pub(crate) fn sync_cur(maildir: &Path) -> io::Result<()> {
+    sync_directory(&maildir.join("cur"), OFlags::NOFOLLOW)
+}
+
+/// Opens nothing but a directory, and waits for no FIFO. Where directories cannot be synced they need not be.
+fn sync_directory(path: &Path, more: OFlags) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    match rustix::fs::fsync(directory) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Whether a copy is not in `new` any more.
+pub(crate) fn is_moved(copy: &InMaildir) -> bool {
+    let path = path_of(&copy.file).join("new").join(OsStr::from_bytes(&copy.file.name));
+    let there = fs::symlink_metadata(path).and_then(|there| Ok((there, copy.open.metadata()?)));
+    !there.is_ok_and(|(there, open)| (there.ino(), there.dev()) == (open.ino(), open.dev()))
 }
 
 /// Takes back a copy whose sync failed. The kernel may take its pages for clean now, so that looking at it, or syncing it again,

@@ -38,6 +38,7 @@ mod spf;
 mod spf_suite;
 mod stop;
 mod svc;
+mod tampered;
 mod tcprules;
 mod tls;
 mod tls_clients;

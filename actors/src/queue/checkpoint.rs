@@ -3,10 +3,10 @@
 //! A thread of its own. The syncs run in the pool of delivery threads, under the share of their device: a file system that
 //! hangs is given up after [`PATIENCE`], and what lies on it counts as not delivered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Recipients on the list, each with an open file; from half of it on a checkpoint begins at once.
 const MAX: usize = 8192;
+
+/// Numbers of nobody, beyond all that persons have.
+static NOBODY: AtomicU64 = AtomicU64::new(1 << 63);
 
 /// Pieces that the work for one device is cut into.
 const PIECES: usize = 4;
@@ -168,6 +171,11 @@ impl Queue {
     }
 }
 
+/// Another person each time, who is nobody.
+pub(super) fn nobody() -> u64 {
+    NOBODY.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Makes all copies durable: which recipients' are.
 fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Noted, bool)> {
     let mut devices: HashMap<u64, Vec<(usize, InMaildir)>> = HashMap::new();
@@ -183,8 +191,11 @@ fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) ->
             let (done, failed) = bounded(1);
             let of: Vec<usize> = piece.iter().map(|(nth, ..)| *nth).collect();
             let piece = piece.to_vec();
-            // Nobody, as far as persons go: one whose deliveries are stuck has others beside him here.
-            pool.submit(Key { device, person: 0 }, Box::new(move || drop(done.try_send(sync_piece(&piece)))));
+            // Nobody, as far as persons go, and each time another: a piece that is stuck stands in the way of no other.
+            pool.submit(
+                Key { device, person: nobody() },
+                Box::new(move || drop(done.try_send(sync_piece(&piece)))),
+            );
             pieces.push((of, failed));
         }
     }
@@ -214,6 +225,7 @@ fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
     for (_, copy) in piece {
         super::disk::begin_writeback(&copy.open);
     }
+    // Whether its owner may have moved something to `cur`.
     let mut directories: HashMap<PathBuf, bool> = HashMap::new();
     for (nth, copy) in piece {
         let maildir = maildir::path_of(&copy.file);
@@ -223,20 +235,18 @@ fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
             failed.push(*nth);
         }
         reached(Point::CheckpointBegun);
-        directories.insert(maildir, true);
+        *directories.entry(maildir).or_default() |= maildir::is_moved(copy);
     }
-    for (maildir, synced) in &mut directories {
-        // Its owner may have moved it from `new` to `cur`.
-        for name in ["new", "cur"] {
-            let sync = File::open(maildir.join(name)).and_then(|directory| directory.sync_all());
-            if let Err(error) = sync {
-                tracing::warn!("warning: unable to sync {}/{name}: {error}", maildir.display());
-                *synced = false;
-            }
+    let mut unsynced = HashSet::new();
+    for (maildir, moved) in directories {
+        let synced = maildir::sync_new(&maildir)
+            .and_then(|()| if moved { maildir::sync_cur(&maildir) } else { Ok(()) });
+        if let Err(error) = synced {
+            tracing::warn!("warning: unable to sync new and cur in {}: {error}", maildir.display());
+            unsynced.insert(maildir);
         }
     }
-    let unsynced =
-        piece.iter().filter(|(_, copy)| directories.get(&maildir::path_of(&copy.file)) == Some(&false));
-    failed.extend(unsynced.map(|(nth, _)| *nth));
+    let lost = piece.iter().filter(|(_, copy)| unsynced.contains(&maildir::path_of(&copy.file)));
+    failed.extend(lost.map(|(nth, _)| *nth));
     failed
 }

@@ -218,6 +218,9 @@ impl Live {
             return None;
         }
         let nth = entry.nth(channel, offset)?;
+        if entry.recipients[nth].unlucky {
+            return None;
+        }
         entry.recipients[nth].fate = Fate::Unsynced;
         entry.unsynced += 1;
         let recipient = u32::try_from(nth).unwrap_or(u32::MAX);
@@ -359,7 +362,7 @@ impl Live {
         entry.again = true;
         let Some(one) = entry.recipients.get_mut(nth) else { return };
         one.fate = Fate::Open;
-        one.lost = true;
+        (one.lost, one.unlucky) = (true, true);
         match entry.stage {
             Stage::Ended => {
                 entry.stage = Stage::Fresh;
@@ -428,6 +431,8 @@ impl Live {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return };
         entry.writing = false;
+        // Some of its files may be there.
+        entry.leftover |= entry.backing.serial().is_some();
         let fresh = entry.stage == Stage::Fresh;
         if fresh && !table.fresh.contains(&id) {
             table.fresh.push_back(id);

@@ -91,6 +91,8 @@ struct Shared {
     places: Permits,
     /// Whether new messages go into the journal.
     journal_on: AtomicBool,
+    /// The last one that was to go there found it full.
+    journal_full: AtomicBool,
     /// The serial of the next message in the journal.
     serial: AtomicU64,
     pool: Pool,
@@ -203,6 +205,7 @@ impl Queue {
             room: Permits::new("journal-kib", reception::ROOM),
             places: Permits::new("journal-messages", write_out::PLACES),
             journal_on: AtomicBool::new(false),
+            journal_full: AtomicBool::new(false),
             serial: AtomicU64::new(0),
             pool,
             trigger,
@@ -445,6 +448,15 @@ impl Queue {
         }
     }
 
+    /// Notes durably what a message's files depend on. A journal that is dead is not read again: the files alone count.
+    async fn note(&self, record: mailtree_protocols::journal::Record) -> Result<(), Error> {
+        let Some(writer) = self.0.writer.load_full() else { return Ok(()) };
+        match writer.append_synced(vec![record]).await {
+            Err(_) if writer.is_dead() => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     /// Ends a settled message.
     pub fn end(&self, id: MessageId) -> Answer<Result<(), Error>> {
         match self.0.live.end(id, false) {
@@ -458,8 +470,7 @@ impl Queue {
             Ending::Noted(record, true) => {
                 let queue = self.clone();
                 Answer::Later(Box::pin(async move {
-                    let writer = queue.0.writer.load_full().ok_or(Error::Gone)?;
-                    writer.append_synced(vec![record]).await?;
+                    queue.note(record).await?;
                     queue.threads()?.run(disk::End { id }).await?;
                     queue.forget(id);
                     Ok(())

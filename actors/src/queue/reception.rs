@@ -189,8 +189,12 @@ impl Reception {
         let size = self.size + self.buffer.len() as u64;
         let envelope = Envelope { uid: rustix::process::getuid().as_raw(), qp: self.qp, sender, recipients };
         let bytes = envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?;
-        let id = match self.place(&bytes).await {
-            Some(place) => self.append(place, envelope, alongside).await?,
+        let journalled = match self.place(&bytes).await {
+            Some(place) => self.append(place, &envelope, alongside).await?,
+            None => None,
+        };
+        let id = match journalled {
+            Some(id) => id,
             None => self.store(bytes, envelope, size).await?,
         };
         let metrics = super::service::Accepting::get();
@@ -223,14 +227,17 @@ impl Reception {
         Some(Place { writer, place, room, spare: spare? })
     }
 
+    /// Into the journal; none, and nothing was done, if that is full.
     async fn append(
         &mut self,
         Place { writer, place, room, spare }: Place,
-        envelope: Envelope,
+        envelope: &Envelope,
         alongside: Option<Alongside>,
-    ) -> Result<MessageId, Error> {
+    ) -> Result<Option<MessageId>, Error> {
         let queue = self.queue.clone();
+        let envelope = envelope.clone();
         let body: Arc<[u8]> = std::mem::take(&mut self.buffer).into();
+        let again = Arc::clone(&body);
         let birth = micros(SystemTime::now());
         let serial = queue.0.next_serial();
         let accept = Accept {
@@ -270,15 +277,34 @@ impl Reception {
                 shared.trigger.pull();
                 spare.id
             });
-            if result.is_err() {
+            match &result {
+                Ok(_) => (),
+                Err(Error::NoRoom) => queue.0.spares.give(spare),
                 // Its number may be in the journal: it is never given out again.
-                queue.0.spares.forget(spare);
+                Err(_) => queue.0.spares.forget(spare),
             }
             // The session may have gone.
             drop(done.send(result));
         };
         writer.append_then(records, Box::new(told));
-        answer.await.unwrap_or(Err(Error::Gone))
+        let result = answer.await.unwrap_or(Err(Error::Gone));
+        let crowded = &self.queue.0.journal_full;
+        match result {
+            Err(Error::NoRoom) => {
+                if !crowded.swap(true, Ordering::AcqRel) {
+                    tracing::warn!(
+                        "warning: the journal is full; messages go into files until there is room"
+                    );
+                }
+                self.buffer = again.to_vec();
+                Ok(None)
+            }
+            Ok(id) => {
+                crowded.store(false, Ordering::Release);
+                Ok(Some(id))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn store(&mut self, bytes: Vec<u8>, envelope: Envelope, size: u64) -> Result<MessageId, Error> {

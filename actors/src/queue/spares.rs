@@ -1,7 +1,11 @@
 //! The spare numbers at hand, and how many there should be.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Resource, getrlimit};
 
 use super::disk::spare::Spare;
 
@@ -11,7 +15,7 @@ const STEP: u64 = 64;
 /// Made at once, at most.
 const MAX_STEP: u64 = 1024;
 
-/// Spares that may exist.
+/// Spares that may exist; and not more than a quarter of the descriptors, for each is held open.
 const MAX: usize = 32 * 1024;
 
 /// Spare numbers. Each is given to one message at a time.
@@ -22,16 +26,24 @@ pub(super) struct Spares(Mutex<State>);
 struct State {
     /// Given out in turn: a number does not come again at once, which would confuse whoever reads the log.
     free: VecDeque<Spare>,
-    /// Numbers of the files of all spares, in use or not.
-    made: HashSet<u64>,
+    /// The files of all spares, in use or not, by their numbers.
+    made: HashMap<u64, File>,
     next: u64,
     making: bool,
 }
 
 impl Spares {
-    /// A number for a message.
+    /// A number for a message. One whose file somebody has removed is given to nobody.
     pub(super) fn take(&self) -> Option<Spare> {
-        self.lock().free.pop_front()
+        let mut state = self.lock();
+        while let Some(spare) = state.free.pop_front() {
+            let file = state.made.get(&spare.number).and_then(|file| file.metadata().ok());
+            if file.is_some_and(|file| file.nlink() == 1) {
+                return Some(spare);
+            }
+            state.made.remove(&spare.number);
+        }
+        None
     }
 
     /// The message that had it has ended.
@@ -45,9 +57,9 @@ impl Spares {
     }
 
     /// One of an earlier process that a replayed message has.
-    pub(super) fn adopt(&self, spare: Spare) {
+    pub(super) fn adopt(&self, spare: Spare, file: File) {
         let mut state = self.lock();
-        state.made.insert(spare.number);
+        state.made.insert(spare.number, file);
         state.next = state.next.max(spare.number + 1);
     }
 
@@ -65,6 +77,10 @@ impl Spares {
         if state.making || !few || made >= MAX {
             return None;
         }
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if made as u64 >= descriptors / 4 {
+            return None;
+        }
         state.making = true;
         let count = (made as u64 / 2).clamp(STEP, MAX_STEP);
         let from = state.next;
@@ -73,16 +89,18 @@ impl Spares {
     }
 
     /// What came of making some.
-    pub(super) fn made(&self, spares: Vec<Spare>) {
+    pub(super) fn made(&self, spares: Vec<(Spare, File)>) {
         let mut state = self.lock();
         state.making = false;
-        state.made.extend(spares.iter().map(|spare| spare.number));
-        state.free.extend(spares);
+        for (spare, file) in spares {
+            state.made.insert(spare.number, file);
+            state.free.push_back(spare);
+        }
     }
 
     /// The numbers of all files.
     pub(super) fn all(&self) -> HashSet<u64> {
-        self.lock().made.clone()
+        self.lock().made.keys().copied().collect()
     }
 
     /// Takes those that no message has, for good.
@@ -102,22 +120,28 @@ impl Spares {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use mailtree_protocols::queue::MessageId;
 
     use super::*;
 
-    fn made(from: u64, count: u64) -> Vec<Spare> {
-        (from..from + count).map(|number| Spare { number, id: MessageId(1000 + number) }).collect()
+    fn made(dir: &Path, from: u64, count: u64) -> Vec<(Spare, File)> {
+        let spare = |number: u64| Spare { number, id: MessageId(1000 + number) };
+        (from..from + count)
+            .map(|number| (spare(number), File::create(dir.join(number.to_string())).unwrap()))
+            .collect()
     }
 
     #[test]
     fn more_are_made_before_they_run_out_and_not_twice_at_once() {
+        let dir = tempfile::tempdir().unwrap();
         let spares = Spares::default();
         spares.begin_at(7);
         let (from, count) = spares.wanted().unwrap();
         assert_eq!((from, count), (7, STEP));
         assert!(spares.wanted().is_none(), "some are being made");
-        spares.made(made(from, count));
+        spares.made(made(dir.path(), from, count));
         assert!(spares.wanted().is_none(), "there are enough");
         let taken: Vec<_> = std::iter::from_fn(|| spares.take()).collect();
         assert_eq!(taken.len() as u64, STEP);
@@ -128,5 +152,18 @@ mod tests {
         spares.give(taken[1]);
         assert_eq!(spares.drain(), [taken[1]]);
         assert_eq!(spares.all().len() as u64, STEP - 2);
+    }
+
+    #[test]
+    fn one_whose_file_was_removed_is_given_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let spares = Spares::default();
+        let (from, _) = spares.wanted().unwrap();
+        spares.made(made(dir.path(), from, 3));
+        std::fs::remove_file(dir.path().join("0")).unwrap();
+        std::fs::remove_file(dir.path().join("2")).unwrap();
+        let taken: Vec<u64> = std::iter::from_fn(|| spares.take()).map(|spare| spare.number).collect();
+        assert_eq!(taken, [1]);
+        assert_eq!(spares.all().into_iter().collect::<Vec<_>>(), [1], "the others' inodes are free");
     }
 }

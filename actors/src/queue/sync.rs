@@ -30,6 +30,9 @@ pub enum Error {
     /// The disk did not confirm that data is durable; nothing more is trusted to these threads.
     #[error("sync failed: {0}")]
     Sync(Arc<io::Error>),
+    /// Nothing was written: the journal is full.
+    #[error("the journal is full")]
+    NoRoom,
     /// The threads are gone.
     #[error("disk threads are gone")]
     Gone,
@@ -43,6 +46,7 @@ impl Error {
             Self::Io(error) | Self::Sync(error) => {
                 matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
+            Self::NoRoom => true,
             Self::Gone => false,
         }
     }

@@ -75,8 +75,7 @@ impl Writing {
         self.queue.threads()?.run(place).await?;
         if let Backing::Journal { serial, spare, .. } = backing {
             // Durable before anybody settles or removes in the files: otherwise a replay would bring it back.
-            let writer = shared.writer.load_full().ok_or(Error::Gone)?;
-            writer.append_synced(vec![Record::Written { serial }]).await?;
+            self.queue.note(Record::Written { serial }).await?;
             reached(Point::WrittenOut);
             shared.spares.forget(spare);
         }

@@ -322,8 +322,8 @@ impl Core {
                         self.commit(std::mem::take(&mut batch), shared);
                     }
                     batch.size += size;
+                    batch.parts.push((records.len(), done));
                     batch.records.extend(records);
-                    batch.done.extend(done);
                 }
                 Letter::Checkpoint { needed, durable, done } => {
                     self.commit(std::mem::take(&mut batch), shared);
@@ -347,26 +347,33 @@ impl Core {
         self.used = used;
     }
 
-    /// Writes a batch, makes it durable if somebody waits for that, and tells all.
+    /// Writes a batch, makes it durable if somebody waits for that, and tells all. In a journal that is full what became of
+    /// messages still has room; new ones do not.
     fn commit(&mut self, batch: Batch, shared: &Shared) {
-        let Batch { records, done, .. } = batch;
-        if records.is_empty() {
+        if batch.records.is_empty() {
             return;
         }
         let started = Instant::now();
-        let result = self.write(&records, !done.is_empty());
-        self.counted.records.record(records.len() as f64);
-        if done.is_empty() && result.is_err() {
-            // Notes that are missing only mean that something is done twice after a crash.
-            metrics::counter!("mailtree_journal_lost_records_total").increment(records.len() as u64);
+        let result = self.write(&batch.records, batch.is_awaited());
+        self.counted.records.record(batch.records.len() as f64);
+        if matches!(result, Err(Error::NoRoom)) && batch.parts.len() > 1 {
+            let (new, known) = batch.split();
+            new.tell(&result);
+            if !known.records.is_empty() {
+                let result = self.write(&known.records, known.is_awaited());
+                self.told(known, result, shared);
+            }
+        } else {
+            self.told(batch, result, shared);
         }
-        for done in done {
-            done(result.clone());
-        }
+        self.counted.seconds.record(started.elapsed());
+    }
+
+    fn told(&self, batch: Batch, result: Result<Lsn, Error>, shared: &Shared) {
+        batch.tell(&result);
         if let Ok(lsn) = result {
             shared.handled.store(lsn.0, Ordering::Release);
         }
-        self.counted.seconds.record(started.elapsed());
     }
 
     /// An error is final: what was refused is void, durably, before anybody hears of it.
@@ -374,6 +381,9 @@ impl Core {
         let Some(log) = &mut self.log else { return Err(Error::Gone) };
         let lsn = match log.append(records) {
             Ok(lsn) => lsn,
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && !log.failed() => {
+                return Err(Error::NoRoom);
+            }
             Err(error) => {
                 self.recover();
                 return Err(error.into());
@@ -438,6 +448,40 @@ impl Core {
 #[derive(Default)]
 struct Batch {
     records: Vec<Record>,
-    done: Vec<Done>,
+    /// So many of the records, in their order, and who is told of them.
+    parts: Vec<(usize, Option<Done>)>,
     size: usize,
+}
+
+impl Batch {
+    fn is_awaited(&self) -> bool {
+        self.parts.iter().any(|(_, done)| done.is_some())
+    }
+
+    /// What accepts messages, and the others.
+    fn split(self) -> (Self, Self) {
+        let (mut new, mut known) = (Self::default(), Self::default());
+        let mut records = self.records.into_iter();
+        for (count, done) in self.parts {
+            let part: Vec<_> = records.by_ref().take(count).collect();
+            let accepts = part.iter().any(|record| matches!(record, Record::Accept(_)));
+            let half = if accepts { &mut new } else { &mut known };
+            half.records.extend(part);
+            half.parts.push((count, done));
+        }
+        (new, known)
+    }
+
+    fn tell(self, result: &Result<Lsn, Error>) {
+        for (count, done) in self.parts {
+            match done {
+                Some(done) => done(result.clone()),
+                // Notes that are missing only mean that something is done twice after a crash.
+                None if result.is_err() => {
+                    metrics::counter!("mailtree_journal_lost_records_total").increment(count as u64);
+                }
+                None => (),
+            }
+        }
+    }
 }

@@ -251,7 +251,7 @@ fn refusal(error: &QueueError) -> Refusal {
     tracing::error!("alert: unable to queue a message: {error}");
     match error {
         error if error.is_full() => Refusal::no_room(),
-        QueueError::Io(_) => Refusal::qq_files(),
+        QueueError::Io(_) | QueueError::NoRoom => Refusal::qq_files(),
         QueueError::Sync(_) => Refusal::qq_write_error(),
         QueueError::Gone => Refusal::qq_crashed(),
     }

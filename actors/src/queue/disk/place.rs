@@ -46,6 +46,10 @@ impl Place {
             // From before a crash: made by this host for this message.
             unsynced.file(File::open(&path)?);
         } else {
+            if fs::symlink_metadata(&path).is_ok() && !super::holds_or_less(&path, body) {
+                let what = format!("{}: another message: left alone", path.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+            }
             let (mut file, from) = spare.open(disk)?;
             file.write_all(body)?;
             set_mtime(&file, self.birth)?;

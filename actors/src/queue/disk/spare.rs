@@ -1,7 +1,8 @@
 //! Spare numbers: files in `pid/` that this process made, whose inodes are the numbers of messages in the journal.
 //!
-//! A spare is durable before its number is given out, and stays until the message has ended, so that nobody else gets the
-//! inode. A message that is written out goes into its spare, which becomes `mess/ID`.
+//! A spare is durable before its number is given out, and stays until the message has ended. It is held open as long, so that
+//! nobody else gets the inode even when somebody removes the file. A message that is written out goes into its spare, which
+//! becomes `mess/ID`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -36,14 +37,16 @@ impl Spare {
         name.strip_prefix(PREFIX)?.parse().ok()
     }
 
-    /// Whether its file is still the one that was made: regular, one name, the same inode.
-    pub(in super::super) fn is_there(self, disk: &Disk) -> bool {
-        fs::symlink_metadata(Self::path(disk, self.number))
-            .is_ok_and(|meta| meta.is_file() && meta.nlink() == 1 && meta.ino() == self.id.0)
+    /// Its file, open, if that is still the one that was made: regular, one name, the same inode.
+    pub(in super::super) fn held(self, disk: &Disk) -> Option<File> {
+        let file = open_regular(&Self::path(disk, self.number)).ok().flatten()?;
+        let meta = file.metadata().ok()?;
+        (meta.nlink() == 1 && meta.ino() == self.id.0).then_some(file)
     }
 
     /// The file, empty, to be written, and its name. One that somebody removed is made anew: then the message's name is
-    /// not its inode's number, which harms nobody, for no other message can get a `mess` of that name.
+    /// not its inode's number, which harms nobody: while the message lives that inode is held, and afterwards whoever gets it
+    /// finds no `mess` of that name, or, as in any queue that was copied, takes another.
     pub(super) fn open(self, disk: &Disk) -> io::Result<(File, PathBuf)> {
         let path = Self::path(disk, self.number);
         let made = match open_regular(&path)? {
@@ -72,14 +75,14 @@ impl Spare {
 pub(in super::super) struct MakeSpares {
     pub(in super::super) from: u64,
     pub(in super::super) count: u64,
-    /// Set by `prepare`.
-    pub(in super::super) made: Vec<Spare>,
+    /// Set by `prepare`, each with its file.
+    pub(in super::super) made: Vec<(Spare, File)>,
     /// Whose inode is the name of a message already, in a queue that was copied here: held until all are made.
     pub(in super::super) taken: Vec<u64>,
 }
 
 impl Operation for MakeSpares {
-    type Output = Vec<Spare>;
+    type Output = Vec<(Spare, File)>;
 
     fn prepare(&mut self, disk: &Disk, unsynced: &mut Unsynced) -> io::Result<()> {
         for number in self.from..self.from + self.count {
@@ -91,8 +94,8 @@ impl Operation for MakeSpares {
             if disk.exists(Dir::Mess, id)? {
                 self.taken.push(number);
             } else {
-                self.made.push(Spare { number, id });
-                unsynced.file(file);
+                unsynced.file(file.try_clone()?);
+                self.made.push((Spare { number, id }, file));
             }
         }
         unsynced.directory(path_of_pid(disk).as_path());
@@ -103,7 +106,7 @@ impl Operation for MakeSpares {
         Ok(())
     }
 
-    fn finish(self, disk: &Disk) -> io::Result<Vec<Spare>> {
+    fn finish(self, disk: &Disk) -> io::Result<Self::Output> {
         for number in self.taken {
             Spare::discard(disk, number)?;
         }
@@ -111,7 +114,7 @@ impl Operation for MakeSpares {
     }
 
     fn abandon(self, disk: &Disk) {
-        for number in self.taken.into_iter().chain(self.made.iter().map(|spare| spare.number)) {
+        for number in self.taken.into_iter().chain(self.made.iter().map(|(spare, _)| spare.number)) {
             // Harmless: the sweep takes it.
             drop(Spare::discard(disk, number));
         }
@@ -130,18 +133,20 @@ impl Disk {
         Ok(next)
     }
 
-    /// Makes one spare now, for a message whose own number is somebody else's.
-    pub(in super::super) fn new_spare(&self, number: u64) -> io::Result<Spare> {
-        let mut making = MakeSpares { from: number, count: 16, made: Vec::new(), taken: Vec::new() };
-        let mut unsynced = Unsynced::default();
-        making.prepare(self, &mut unsynced)?;
-        unsynced.sync()?;
-        let mut made = making.finish(self)?;
-        let spare = made.pop().ok_or_else(|| io::Error::other("all numbers are taken"))?;
-        for other in made {
-            Spare::discard(self, other.number)?;
+    /// Makes spares now, for `count` messages whose own numbers are somebody else's.
+    pub(in super::super) fn new_spares(&self, count: usize) -> io::Result<Vec<(Spare, File)>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let missing = (count - all.len()) as u64;
+            let from = self.first_free_spare()?;
+            let mut making = MakeSpares { from, count: missing, made: Vec::new(), taken: Vec::new() };
+            let mut unsynced = Unsynced::default();
+            making.prepare(self, &mut unsynced)?;
+            unsynced.sync()?;
+            // Those that are taken are held until the others are made, and then removed: they are not tried twice.
+            all.extend(making.finish(self)?);
         }
-        Ok(spare)
+        Ok(all)
     }
 }
 

@@ -124,7 +124,7 @@ fn segments(directory: &Path) -> io::Result<Vec<u32>> {
         let number = name
             .to_str()
             .and_then(|name| name.strip_suffix(".seg"))
-            .filter(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
+            .filter(|digits| digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|digits| digits.parse().ok());
         if let Some(number) = number
             && entry.file_type()?.is_file()
@@ -155,6 +155,8 @@ impl Disk for FileDisk {
         }
         let draft = self.directory.join(format!("{number:08}.new"));
         match fs::remove_file(&draft) {
+            // Something else has the draft's name: another number may do.
+            Err(_) if draft.is_dir() => return Err(io::ErrorKind::AlreadyExists.into()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => (),
         }
@@ -209,7 +211,13 @@ impl Disk for FileDisk {
     }
 
     fn sync(&mut self, number: u32) -> io::Result<()> {
-        self.file(number)?.sync_data()
+        let file = self.file(number)?;
+        file.sync_data()?;
+        // Nothing that is in it would be found again.
+        match file.metadata()?.nlink() {
+            0 => Err(io::Error::new(io::ErrorKind::NotFound, "somebody has removed it")),
+            _ => Ok(()),
+        }
     }
 
     fn set_aside(&mut self, number: u32) -> io::Result<PathBuf> {

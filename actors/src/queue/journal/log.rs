@@ -615,7 +615,6 @@ impl Found {
         let mut numbers = disk.segments().map_err(|error| OpenError::Io { file: disk.path(0), error })?;
         numbers.sort_unstable();
         for number in numbers {
-            found.highest = number;
             let file = disk.path(number);
             let io = |error| OpenError::Io { file: file.clone(), error };
             // What a killed process wrote is durable or lost from here on. A failure that it was not told of is reported
@@ -630,10 +629,19 @@ impl Found {
                     let text = format!("{}: a copy of segment {}: left alone", file.display(), header.number);
                     found.damage.push(text);
                 }
-                Head::Good(header) => found.good.push(Good { header, size }),
+                Head::Good(header) => {
+                    found.highest = number;
+                    found.good.push(Good { header, size });
+                }
                 Head::Version(version) => return Err(OpenError::Newer { file, version }),
-                Head::Unused => found.unused.push(Free { number, size }),
-                Head::Torn => found.torn.push(Free { number, size }),
+                Head::Unused => {
+                    found.highest = number;
+                    found.unused.push(Free { number, size });
+                }
+                Head::Torn => {
+                    found.highest = number;
+                    found.torn.push(Free { number, size });
+                }
                 Head::Foreign => {
                     found
                         .damage

@@ -123,6 +123,9 @@ impl Disk for MemoryDisk {
         if machine.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        if machine.files.contains_key(&number) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         let zeros = vec![0; SEGMENT];
         let file = Platter { durable: zeros.clone(), cache: zeros, pending: BTreeSet::new() };
         assert!(machine.files.insert(number, file).is_none());
@@ -442,26 +445,26 @@ fn files_that_are_not_ours_are_named_and_left_alone() {
     log.append(&[accept(1, 1)]).unwrap();
     log.sync().unwrap();
     let mut copy = disk.machine().files[&1].clone();
-    disk.machine().files.insert(5, copy.clone());
+    disk.machine().files.insert(3, copy.clone());
     copy.durable = vec![b'x'; SEGMENT];
     copy.cache = copy.durable.clone();
-    disk.machine().files.insert(6, copy);
+    disk.machine().files.insert(4, copy);
     let (mut log, recovered) = open(disk.clone());
     assert_eq!(serials(&recovered), [1]);
     assert_eq!(
         recovered.damage,
         [
-            "00000005.seg: a copy of segment 1: left alone",
-            "00000006.seg: not a segment of the journal: left alone"
+            "00000003.seg: a copy of segment 1: left alone",
+            "00000004.seg: not a segment of the journal: left alone"
         ]
     );
     for serial in 2..6 {
         log.append(&[accept(serial, 40_000)]).ok();
     }
     log.sync().unwrap();
-    assert!(disk.bytes(6).iter().all(|byte| *byte == b'x'));
-    assert_eq!(disk.bytes(5), disk.bytes(1));
-    assert!(disk.machine().files.contains_key(&7));
+    assert!(disk.bytes(4).iter().all(|byte| *byte == b'x'));
+    assert_eq!(disk.bytes(3), disk.bytes(1));
+    assert!(disk.machine().files.contains_key(&5));
 }
 
 fn no_room(error: &io::Error) -> bool {

@@ -97,6 +97,8 @@ pub(in super::super) struct Addressee {
     pub(in super::super) failed: bool,
     /// Its delivery was not durable; the scheduler has not heard of it yet.
     pub(in super::super) lost: bool,
+    /// A delivery was not durable: the next one makes sure by itself, and is tried when it is due.
+    pub(in super::super) unlucky: bool,
 }
 
 /// What has become of a recipient.
@@ -118,6 +120,7 @@ impl Addressee {
             fate,
             failed: false,
             lost: false,
+            unlucky: false,
         }
     }
 }
