@@ -224,7 +224,7 @@ mod needs_root {
             let attempts = || host.metrics().sum("mailtree_deliveries_total", &["channel=\"local\""]);
             wait_until("a delivery of each letter", LIMIT, || attempts() >= 1501.0);
             // Several checkpoints.
-            tick(Duration::from_secs(5));
+            tick(Duration::from_secs(3));
             assert!(attempts() <= 1504.0, "{kind}: {} attempts: {}", attempts(), host.log_tail());
             let mut bob = Arrivals::new(host.maildir("bob"));
             bob.look();

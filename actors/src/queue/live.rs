@@ -335,9 +335,12 @@ impl Live {
         self.lock().entries.get(&id).is_some_and(|entry| entry.writing)
     }
 
-    /// It is not here any more.
-    pub(super) fn remove(&self, id: MessageId) {
-        self.lock().entries.remove(&id);
+    /// The files of a message that has ended are gone. Its number was free before this is said, and may be another's by now.
+    pub(super) fn remove_ended(&self, id: MessageId) {
+        let mut table = self.lock();
+        if table.entries.get(&id).is_some_and(|entry| entry.stage == Stage::Ended) {
+            table.entries.remove(&id);
+        }
     }
 
     /// The files of a recipient are durable. What is left of a message that has ended meanwhile.

@@ -486,7 +486,7 @@ impl Queue {
                 let queue = self.clone();
                 Answer::Later(Box::pin(async move {
                     queue.threads()?.run(disk::End { id }).await?;
-                    queue.0.live.remove(id);
+                    queue.0.live.remove_ended(id);
                     Ok(())
                 }))
             }

@@ -263,7 +263,15 @@ impl<D: Disk> Log<D> {
             match created {
                 Ok(segment) => log.free.push_back(segment),
                 // What lies in the journal has to get out of it, on a full disk too.
-                Err(_) if log.count() > 0 => break,
+                Err(error) if log.count() > 0 => {
+                    if log.free.is_empty() {
+                        damage.push(format!(
+                            "journal: no room for another segment: {error}: what is delivered until there is may be \
+                             delivered again after a crash"
+                        ));
+                    }
+                    break;
+                }
                 Err(error) => return Err(OpenError::Io { file: log.disk.path(log.next_number), error }),
             }
         }

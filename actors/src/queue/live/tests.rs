@@ -240,3 +240,16 @@ fn a_message_that_cannot_be_placed_is_placed_later() {
     assert!(live.unplaced(ID));
     assert_eq!(live.placing(ID).unwrap().local.len(), 1);
 }
+
+#[test]
+fn a_number_that_is_given_out_again_before_its_old_message_is_gone_stays_with_the_new_one() {
+    let live = to_be_placed();
+    assert!(matches!(live.end(ID, true), Ending::Files));
+    // The files are gone, and with them the inode; another message gets it before that is said here.
+    live.insert([(ID, Entry::new(Backing::Todo, 10_000_000, 200, envelope(&["x@here"])))]);
+    live.remove_ended(ID);
+    assert_eq!(arrived(&live).bytes, 200);
+    live.end(ID, true);
+    live.remove_ended(ID);
+    assert!(!live.knows(ID));
+}
