@@ -603,6 +603,18 @@ impl Queue {
         Box::new(Arriving { queue: self.clone(), envelope: Some(envelope), size, expected: None })
     }
 
+    /// Removes the spare numbers that were made for a rush which is over.
+    async fn discard_surplus(&self) {
+        let queue = self.clone();
+        let discarding = tokio::task::spawn_blocking(move || {
+            for spare in queue.0.spares.surplus() {
+                // Harmless: the sweep takes it.
+                disk::spare::Spare::discard(&queue.0.disk, spare.number).unwrap_or(());
+            }
+        });
+        discarding.await.unwrap_or(());
+    }
+
     /// Has spare numbers made before they run out.
     fn make_spares(&self) {
         let Some((from, count)) = self.0.spares.wanted() else { return };

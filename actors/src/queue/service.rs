@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often it is looked for messages to be written out.
 const WRITE_OUT: Duration = Duration::from_millis(500);
+/// How often numbers that nobody needed are given up.
+const SURPLUS: Duration = Duration::from_secs(10);
+
 /// Rest after messages that could not be written out: they are safe in the journal, and a full disk is named often enough.
 const WRITE_OUT_REST: Duration = Duration::from_secs(5);
 
@@ -149,6 +152,15 @@ impl Actor for QmailQueue {
                     if !queue.write_out_old().await {
                         tokio::time::sleep(WRITE_OUT_REST).await;
                     }
+                }
+            }
+        });
+        tasks.spawn({
+            let queue = queue.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(SURPLUS).await;
+                    queue.discard_surplus().await;
                 }
             }
         });

@@ -30,20 +30,42 @@ struct State {
     made: HashMap<u64, File>,
     next: u64,
     making: bool,
+    /// As few as this were at hand since [`Spares::surplus`] was asked.
+    least: usize,
+}
+
+impl State {
+    fn take(&mut self) -> Option<Spare> {
+        while let Some(spare) = self.free.pop_front() {
+            let file = self.made.get(&spare.number).and_then(|file| file.metadata().ok());
+            if file.is_some_and(|file| file.nlink() == 1) {
+                return Some(spare);
+            }
+            self.made.remove(&spare.number);
+        }
+        None
+    }
 }
 
 impl Spares {
     /// A number for a message. One whose file somebody has removed is given to nobody.
     pub(super) fn take(&self) -> Option<Spare> {
         let mut state = self.lock();
-        while let Some(spare) = state.free.pop_front() {
-            let file = state.made.get(&spare.number).and_then(|file| file.metadata().ok());
-            if file.is_some_and(|file| file.nlink() == 1) {
-                return Some(spare);
-            }
+        let taken = state.take();
+        state.least = state.least.min(state.free.len());
+        taken
+    }
+
+    /// Those that nobody has needed since this was asked before, but for some; they are given out no more.
+    pub(super) fn surplus(&self) -> Vec<Spare> {
+        let mut state = self.lock();
+        let count = state.least.saturating_sub(2 * STEP as usize);
+        let spares: Vec<Spare> = state.free.drain(..count).collect();
+        for spare in &spares {
             state.made.remove(&spare.number);
         }
-        None
+        state.least = state.free.len();
+        spares
     }
 
     /// The message that had it has ended.
@@ -165,5 +187,20 @@ mod tests {
         let taken: Vec<u64> = std::iter::from_fn(|| spares.take()).map(|spare| spare.number).collect();
         assert_eq!(taken, [1]);
         assert_eq!(spares.all().into_iter().collect::<Vec<_>>(), [1], "the others' inodes are free");
+    }
+
+    #[test]
+    fn what_a_rush_has_needed_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let spares = Spares::default();
+        spares.made(made(dir.path(), 0, 500));
+        assert!(spares.surplus().is_empty(), "nobody knows yet");
+        let taken: Vec<_> = (0..100).filter_map(|_| spares.take()).collect();
+        taken.into_iter().for_each(|spare| spares.give(spare));
+        // 400 were not needed; twice as many stay as are made at once.
+        assert_eq!(spares.surplus().len(), 400 - 2 * STEP as usize);
+        assert_eq!(spares.surplus().len(), 100);
+        assert!(spares.surplus().is_empty());
+        assert_eq!(spares.all().len(), 2 * STEP as usize);
     }
 }
