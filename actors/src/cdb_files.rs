@@ -28,8 +28,17 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 
 /// The same, with what was found out about it.
 pub(crate) fn open_with_metadata(path: &Path) -> io::Result<Option<(File, Metadata)>> {
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+    let open = |flags: OFlags| {
+        let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or(0);
+        OpenOptions::new().read(true).custom_flags(flags).open(path)
+    };
+    // A time of access would be written for each read of a file whose next attempt, its time of change, lies ahead.
+    let file = match open(OFlags::NOATIME) {
+        // Only a file's owner may ask for that.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),
+        opened => opened,
+    };
+    let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -13,7 +13,7 @@ use super::flow::{Flow, Measured, rounds};
 use super::ground::{Bench, FAR};
 use super::server::Server;
 use super::table::{Row, Series};
-use super::usage::memory;
+use super::usage::steady_memory;
 use crate::host::{Host, PATIENCE, free_port};
 use crate::smtp::Client;
 use crate::wait::tick;
@@ -40,7 +40,7 @@ pub fn run(bench: &Bench, cell: &Cell) -> Vec<Row> {
     // Both run: they share the pages of the program.
     let [few, many] = [&empty, &full].map(|started| {
         bench.settle(&started.server);
-        memory(started.server.root)
+        steady_memory(started.server.root)
     });
     println!("{}: {few:.1} MiB PSS with an empty queue, {many:.1} MiB with {count} messages", cell.name);
     let mut read = Vec::new();

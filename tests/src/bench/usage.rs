@@ -87,6 +87,20 @@ pub fn settle(root: u32, rest: Duration) {
     }
 }
 
+/// [`memory`] when it does not change any more: what was freed goes back to the system within seconds.
+pub fn steady_memory(root: u32) -> f64 {
+    let begun = Instant::now();
+    let mut last = memory(root);
+    loop {
+        tick(Duration::from_millis(1500));
+        let now = memory(root);
+        if (now - last).abs() <= last * 0.01 || begun.elapsed() > Duration::from_secs(30) {
+            return now;
+        }
+        last = now;
+    }
+}
+
 /// Proportional set size of the family, in MiB: pages shared between its processes count once.
 pub fn memory(root: u32) -> f64 {
     let pss = |pid: u32| -> Option<u64> {
