@@ -198,6 +198,41 @@ mod needs_root {
         host.stop();
     }
 
+    /// Each user's mail is on another file system than the queue.
+    #[test]
+    fn kills_with_users_on_several_file_systems_repeat_nothing() {
+        let (ext4, tmpfs) = (Disk::new(64), Disk::tmpfs(64));
+        let setup = Setup::new();
+        for (user, disk) in [("bob", &ext4), ("sender", &tmpfs)] {
+            let link = setup.home().join("domains/mx.test").join(user).join("Maildir");
+            mailtree_tests::maildir::make(&disk.path().join("Maildir"));
+            fs::remove_dir_all(&link).unwrap();
+            std::os::unix::fs::symlink(disk.path().join("Maildir"), link).unwrap();
+        }
+        let mut host = setup.start();
+        let (mut accepted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
+        for round in 0..5 {
+            let to = |_: &str| vec![BOB.to_owned(), SENDER.to_owned()];
+            let plan = Plan {
+                to: std::sync::Arc::new(to),
+                ..Plan::to(BOB, &format!("round-{round}"), 2000)
+            };
+            let load = Load::start(host.address(), &plan);
+            load.wait_accepted(200, LIMIT);
+            host.kill();
+            let doubts = load.doubts();
+            accepted.append(&mut load.stop());
+            doubtful.append(&mut doubts.names());
+            host.restart();
+        }
+        all_came_once(&host, &accepted, &doubtful);
+        let mut other = Arrivals::new(host.maildir("sender"));
+        other.look();
+        assert_eq!(other.missing(&accepted), [] as [&String; 0]);
+        assert_eq!(other.doubles(&doubtful), []);
+        host.stop();
+    }
+
     /// What a user makes of his own directories is his own trouble.
     #[test]
     fn whatever_is_in_the_place_of_cur_harms_its_owner_alone() {

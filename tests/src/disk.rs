@@ -55,6 +55,15 @@ impl Disk {
         disk
     }
 
+    /// A new tmpfs of `mib` MiB, mounted.
+    pub fn tmpfs(mib: u64) -> Self {
+        let dir = tempfile::Builder::new().prefix("mailtree-disk-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("mount")).unwrap();
+        let size = format!("size={mib}M");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(dir.path().join("mount")));
+        Self { dir, mounted: true }
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("mount")

@@ -7,11 +7,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use mailtree_protocols::journal::{Lsn, MaildirFile};
+use rustix::process::{Resource, getrlimit};
 
 use super::crash::{Point, reached};
 use super::live::Noted;
@@ -31,7 +32,8 @@ const HURRY: Duration = Duration::from_secs(2);
 /// How often it is looked whether the host stops.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Recipients on the list, each with an open file; from half of it on a checkpoint begins at once.
+/// Recipients on the list, each with an open file, but not more than a quarter of the descriptors; from half of it on a
+/// checkpoint begins at once.
 const MAX: usize = 8192;
 
 /// Numbers of nobody, beyond all that persons have.
@@ -60,6 +62,8 @@ pub(super) struct Checkpoints {
     hurried: AtomicBool,
     /// Places on the list that are taken, of this and the checkpoint under way.
     taken: Arc<AtomicUsize>,
+    /// How many there are.
+    max: OnceLock<usize>,
 }
 
 #[derive(Default)]
@@ -88,10 +92,14 @@ impl Checkpoints {
     pub(super) fn room(&self) -> Option<Place> {
         let before = self.taken.fetch_add(1, Ordering::AcqRel);
         let place = Place(Arc::clone(&self.taken));
-        if before >= MAX / 2 {
+        let max = *self.max.get_or_init(|| {
+            let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            MAX.min(usize::try_from(descriptors / 4).unwrap_or(MAX))
+        });
+        if before >= max / 2 {
             self.kick();
         }
-        (before < MAX).then_some(place)
+        (before < max).then_some(place)
     }
 
     /// Puts the copies for a recipient on the list.

@@ -12,7 +12,8 @@
 //!   ([`checkpoint`]). A message that is done is forgotten; one that is still there after some seconds is written out
 //!   to qmail's files (S5; [`write_out`]).
 //! - *replay*. At a start the journal says which messages lived; those whose copies may not have reached the disk are
-//!   looked for and delivered again where they are missing or torn ([`replay`]).
+//!   looked for and delivered again where they are missing or torn ([`replay`]). A stop leaves the journal
+//!   empty ([`opening`]).
 //!
 //! Nobody outside can tell which form a message has.
 //!
@@ -27,6 +28,7 @@ pub mod crash;
 pub mod disk;
 mod journal;
 mod live;
+mod opening;
 mod reception;
 mod replay;
 mod service;
@@ -59,7 +61,7 @@ pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
 use live::{Backing, Ending, Entry, Live, Settling};
 pub use reception::{Accepted, Alongside, Held, Reception};
-pub use replay::Unemptied;
+pub use opening::Unemptied;
 pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;

@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinSet;
 
 use super::reception::{CHUNK, Limits, Reception};
-use super::replay::Size;
+use super::opening::Size;
 use super::sync::DiskThreads;
 use super::{Queue, Refused, checkpoint};
 use crate::answer::answer;
