@@ -41,7 +41,7 @@ pub(crate) struct Copy<'a> {
 pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
     let owner = ready(copy.maildir)?;
     if copy.again
-        && let Some(found) = found(copy)?
+        && let Some(found) = found(copy, false)?
     {
         return Ok(found);
     }
@@ -66,8 +66,12 @@ pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
 
 /// Makes delivered copies durable; those of a repeated delivery (`again`) may have been found where their owner moved them.
 pub(crate) fn sync(copies: &[InMaildir], again: bool) -> io::Result<()> {
+    sync_or(copies, again, withdraw)
+}
+
+fn sync_or(copies: &[InMaildir], again: bool, failed: impl Fn(&InMaildir)) -> io::Result<()> {
     for copy in copies {
-        copy.open.sync_all().inspect_err(|_| withdraw(copy))?;
+        copy.open.sync_all().inspect_err(|_| failed(copy))?;
         let maildir = path_of(&copy.file);
         sync_new(&maildir)?;
         if again && is_moved(copy) {
@@ -119,21 +123,37 @@ pub(crate) fn withdraw(copy: &InMaildir) {
     }
 }
 
+/// In the place of the mount: the copy could not be synced. Whatever is found of it is not believed, and that nothing is found
+/// neither.
+pub(crate) const DOUBTED: u64 = u64::MAX;
+
 /// Puts right what a crash has left of a copy, durably: one that is torn is made whole, one that is missing is delivered
 /// again. One that its owner removed is not: `believed` says whether what is missing in a file system that has not been mounted
 /// since was removed by him.
-pub(crate) fn restore(file: &MaildirFile, body: &Body, believed: bool) -> io::Result<()> {
+///
+/// # Errors
+/// With the copy, if that is there and could not be synced: it is to be withdrawn ([`withdraw`]) when that is noted.
+pub(crate) fn restore(
+    file: &MaildirFile,
+    body: &Body,
+    believed: bool,
+) -> Result<(), (io::Error, Option<InMaildir>)> {
     let maildir = path_of(file);
     let name = OsStr::from_bytes(&file.name);
     let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true };
-    let copy = match found(&copy)? {
+    let plain = |error: io::Error| (error, None);
+    let copy = match found(&copy, file.mount == DOUBTED).map_err(plain)? {
         Some(found) => found,
-        None if believed && file.mount != 0 && Status::of(&File::open(&maildir)?)?.mount == file.mount => {
-            return Ok(());
+        None if believed && file.mount != 0 => {
+            let status = File::open(&maildir).and_then(|dir| Status::of(&dir)).map_err(plain)?;
+            if status.mount == file.mount {
+                return Ok(());
+            }
+            deliver(&copy).map_err(plain)?
         }
-        None => deliver(&copy)?,
+        None => deliver(&copy).map_err(plain)?,
     };
-    sync(&[copy], true)
+    sync_or(std::slice::from_ref(&copy), true, |_| ()).map_err(|error| (error, Some(copy)))
 }
 
 /// Where an open file is.
@@ -211,8 +231,9 @@ fn places(maildir: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
     Ok(places)
 }
 
-/// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn is put right.
-fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
+/// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn, or `doubted`, is put
+/// right.
+fn found(copy: &Copy<'_>, doubted: bool) -> io::Result<Option<InMaildir>> {
     for path in places(copy.maildir, copy.name)? {
         match compare(copy, &path)? {
             Found::Nothing => (),
@@ -220,7 +241,8 @@ fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
                 let file = replace(copy, &path)?;
                 return Ok(Some(file));
             }
-            Found::Other(file) => return in_maildir(copy, file).map(Some),
+            Found::Whole(_) if doubted => return replace(copy, &path).map(Some),
+            Found::Whole(file) | Found::Other(file) => return in_maildir(copy, file).map(Some),
         }
     }
     Ok(None)
@@ -230,7 +252,9 @@ enum Found {
     Nothing,
     /// Shorter than the copy, or zeros in place of its end: what a power cut leaves.
     Torn,
-    /// The copy itself, or whatever its owner has made of it.
+    /// The copy itself.
+    Whole(File),
+    /// Whatever its owner has made of it.
     Other(File),
 }
 
@@ -274,7 +298,7 @@ fn compare(copy: &Copy<'_>, path: &Path) -> io::Result<Found> {
             break;
         }
     }
-    Ok(if torn { Found::Torn } else { Found::Other(file) })
+    Ok(if torn { Found::Torn } else { Found::Whole(file) })
 }
 
 /// Writes a torn copy anew, in its place.
@@ -365,7 +389,7 @@ fn publish(copy: &Copy<'_>, file: &File, tmp: Option<&Path>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match compare(copy, &new)? {
             Found::Torn => replace(copy, &new).map(drop),
             Found::Nothing => link(),
-            Found::Other(_) => Ok(()),
+            Found::Whole(_) | Found::Other(_) => Ok(()),
         },
         linked => linked,
     }

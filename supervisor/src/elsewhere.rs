@@ -7,12 +7,16 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mailtree_config::host::Paths;
 use mailtree_protocols::{assign, vpasswd};
 
 use crate::durable;
 use crate::failure::Failure;
+
+/// How long users' file systems may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// So many are named: one is enough to refuse.
 const MOST: usize = 10;
@@ -60,6 +64,24 @@ impl fmt::Display for Elsewhere {
             new.display()
         )
     }
+}
+
+/// What `look` finds, if it does so within [`PATIENCE`]: users' directories may lie on file systems that hang.
+pub(crate) fn in_time<T: Send + 'static>(
+    paths: &Paths,
+    look: fn(&Paths) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (found, finding) = std::sync::mpsc::sync_channel(1);
+    let paths = paths.clone();
+    let looking = std::thread::Builder::new().name("elsewhere".into());
+    // Whoever asked may have given up.
+    let looking = looking.spawn(move || drop(found.send(look(&paths))));
+    looking.map_err(|error| Failure::temporary(format!("unable to start a thread: {error}")))?;
+    finding.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        Err(Failure::temporary(
+            "a file system of users does not answer: not looked for directories of another home",
+        ))
+    })
 }
 
 /// Directories in `users/assign` and `vpasswd` for which this home has its own, and those that lie beside such a one: with
@@ -111,7 +133,8 @@ pub(crate) fn doubtful(paths: &Paths) -> Result<Vec<String>, Failure> {
             if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
             }
-            let text = durable::read(&entry.path())?.unwrap_or_default();
+            // One that cannot be read is its owner's affair.
+            let Ok(Some(text)) = durable::read(&entry.path()) else { continue };
             said.extend(
                 named_in(&text)
                     .filter_map(|named| elsewhere(&entry.path(), &named, paths))

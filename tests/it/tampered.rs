@@ -213,10 +213,7 @@ mod needs_root {
         let (mut accepted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
         for round in 0..5 {
             let to = |_: &str| vec![BOB.to_owned(), SENDER.to_owned()];
-            let plan = Plan {
-                to: std::sync::Arc::new(to),
-                ..Plan::to(BOB, &format!("round-{round}"), 2000)
-            };
+            let plan = Plan { to: std::sync::Arc::new(to), ..Plan::to(BOB, &format!("round-{round}"), 2000) };
             let load = Load::start(host.address(), &plan);
             load.wait_accepted(200, LIMIT);
             host.kill();

@@ -114,7 +114,8 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     }
     let record = (job.channel, recipient.offset);
     // With a forward still to come the recipient is not done.
-    let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(job.id, record, &copies);
+    let message = (job.id, job.birth);
+    let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(message, record, &copies);
     if !noted {
         maildir::sync(&copies, job.again).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
     }

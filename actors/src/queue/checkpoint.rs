@@ -15,7 +15,7 @@ use mailtree_protocols::journal::{Lsn, MaildirFile};
 use rustix::process::{Resource, getrlimit};
 
 use super::crash::{Point, reached};
-use super::live::Noted;
+use super::live::{Entry, Noted};
 use super::{Queue, Shared};
 use crate::maildir;
 use crate::pool::{Key, Pool};
@@ -64,6 +64,10 @@ pub(super) struct Checkpoints {
     taken: Arc<AtomicUsize>,
     /// How many there are.
     max: OnceLock<usize>,
+    /// One at a time: what one has on its list another would vouch for.
+    under_way: Mutex<()>,
+    /// Messages that are over, whose numbers are free when a checkpoint says so.
+    over: Mutex<Vec<Entry>>,
 }
 
 #[derive(Default)]
@@ -155,28 +159,79 @@ pub(super) fn run(queue: &Weak<Shared>) {
 impl Queue {
     /// Makes durable what was delivered so far, and lets the journal forget it. False: the journal could not be told.
     pub(super) fn checkpoint(&self) -> bool {
+        let checkpoints = &self.0.checkpoints;
+        let _alone = checkpoints.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(writer) = self.0.writer.load_full() else { return true };
         // In this order: what the journal says was delivered by now is on the list.
         let handled = writer.handled();
         let list = std::mem::take(&mut self.0.checkpoints.lock().list);
         let quiet = list.is_empty();
-        for (noted, synced) in synced(&self.0.pool, list, &|| self.0.checkpoints.patience()) {
+        let mut over = std::mem::take(&mut *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut lost = Vec::new();
+        for (Delivered { noted, copies, .. }, synced) in
+            synced(&self.0.pool, list, &|| checkpoints.patience())
+        {
             if synced {
-                if let Some(entry) = self.0.live.durable(noted) {
-                    self.0.release(&entry);
-                }
+                over.extend(self.0.live.durable(noted));
             } else {
-                self.0.live.lost(noted);
-                self.0.trigger.pull();
+                lost.push((noted, copies));
             }
         }
-        if quiet && writer.checkpointed() == handled {
+        let doubted = lost.iter().map(|(noted, copies)| (*noted, files(copies))).collect();
+        self.doubt(doubted, lost.iter().flat_map(|(_, copies)| copies).cloned().collect());
+        for (noted, _) in lost {
+            self.0.live.lost(noted);
+            over.extend(self.0.live.forget_ended(noted.id));
+            self.0.trigger.pull();
+        }
+        if quiet && over.is_empty() && writer.checkpointed() == handled {
             return true;
         }
         let after = Lsn(handled.0 + 1);
         let needed = self.0.live.needed().unwrap_or(after).min(after);
-        writer.checkpoint(needed, after)
+        let durable = self.0.live.doubt().unwrap_or(after).min(after);
+        let written = writer.checkpoint(needed, durable);
+        if written {
+            over.drain(..).for_each(|entry| self.0.release(&entry));
+        }
+        *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner) = over;
+        written
     }
+
+    /// Notes that copies could not be synced, and takes them back then: looking at one, or syncing it again, would say that it is
+    /// whole.
+    pub(super) fn doubt(&self, recipients: Vec<(Noted, Vec<MaildirFile>)>, copies: Vec<InMaildir>) {
+        if recipients.is_empty() {
+            return;
+        }
+        let records = recipients.into_iter().filter_map(|(noted, files)| self.0.live.doubted(noted, files));
+        if let Some(writer) = self.0.writer.load_full() {
+            writer.append_now(records.collect());
+        }
+        let begun = Instant::now();
+        let withdrawing: Vec<Receiver<()>> = copies
+            .into_iter()
+            .map(|copy| {
+                let (done, withdrawn) = bounded(1);
+                let key = Key { device: copy.device, person: nobody() };
+                let withdraw = move || {
+                    maildir::withdraw(&copy);
+                    done.try_send(()).unwrap_or(());
+                };
+                self.0.pool.submit(key, Box::new(withdraw));
+                withdrawn
+            })
+            .collect();
+        for withdrawn in withdrawing {
+            // A file system that hangs is not waited for: what it has is delivered again when it answers.
+            let left = HURRY.saturating_sub(begun.elapsed());
+            withdrawn.recv_timeout(left).unwrap_or(());
+        }
+    }
+}
+
+fn files(copies: &[InMaildir]) -> Vec<MaildirFile> {
+    copies.iter().map(|copy| copy.file.clone()).collect()
 }
 
 /// Another person each time, who is nobody.
@@ -185,7 +240,7 @@ pub(super) fn nobody() -> u64 {
 }
 
 /// Makes all copies durable: which recipients' are.
-fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Noted, bool)> {
+fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Delivered, bool)> {
     let mut devices: HashMap<u64, Vec<(usize, InMaildir)>> = HashMap::new();
     for (nth, delivered) in list.iter().enumerate() {
         for copy in &delivered.copies {
@@ -224,7 +279,7 @@ fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) ->
             }
         }
     }
-    list.iter().enumerate().map(|(nth, one)| (one.noted, !lost.contains(&nth))).collect()
+    list.into_iter().enumerate().map(|(nth, one)| (one, !lost.contains(&nth))).collect()
 }
 
 /// Syncs files and the directories they are in; which failed.
@@ -239,7 +294,6 @@ fn sync_piece(piece: &[(usize, InMaildir)]) -> Vec<usize> {
         let maildir = maildir::path_of(&copy.file);
         if let Err(error) = copy.open.sync_all() {
             tracing::warn!("warning: unable to sync a file in {}: {error}", maildir.display());
-            maildir::withdraw(copy);
             failed.push(*nth);
         }
         reached(Point::CheckpointBegun);

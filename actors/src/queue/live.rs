@@ -18,6 +18,7 @@ use mailtree_protocols::queue::{Channel, MessageId};
 use super::body::Body;
 use super::disk::{Content, Place};
 use super::{Arrival, NewMessage, Rewrite, Settled};
+use crate::maildir::DOUBTED;
 pub(super) use entry::{Addressee, Backing, Entry, Fate, Stage};
 
 /// The table.
@@ -111,6 +112,11 @@ impl Live {
     pub(super) fn knows(&self, id: MessageId) -> bool {
         let table = self.lock();
         table.entries.contains_key(&id) || table.expected.contains(&id)
+    }
+
+    /// Whether it is in the journal.
+    pub(super) fn is_journalled(&self, id: MessageId) -> bool {
+        self.lock().entries.get(&id).is_some_and(|entry| entry.backing.serial().is_some())
     }
 
     /// Messages here.
@@ -207,12 +213,13 @@ impl Live {
     /// and a checkpoint must follow ([`Live::durable`]); otherwise none: the caller makes the files durable.
     pub(super) fn delivered(
         &self,
-        id: MessageId,
+        (id, birth): (MessageId, u64),
         (channel, offset): (Channel, u64),
         maildirs: Vec<MaildirFile>,
     ) -> Option<(Noted, Record)> {
         let mut table = self.lock();
-        let entry = table.entries.get_mut(&id)?;
+        // A thread that nobody waits for any more may speak of a message whose number is another's by now.
+        let entry = table.entries.get_mut(&id).filter(|entry| entry.birth == birth)?;
         let serial = entry.backing.serial()?;
         if entry.writing {
             return None;
@@ -314,6 +321,7 @@ impl Live {
         }
         entry.stage = Stage::Ended;
         entry.place = None;
+        entry.struck |= removed;
         match entry.backing.serial() {
             Some(serial) => Ending::Noted(Record::Ended { serial }, entry.leftover),
             None => Ending::Files,
@@ -362,6 +370,10 @@ impl Live {
         let Table { entries, fresh, reopened, .. } = &mut *table;
         let Some(entry) = entries.get_mut(&id) else { return };
         entry.unsynced = entry.unsynced.saturating_sub(1);
+        if entry.struck {
+            // Nobody is to get it again.
+            return;
+        }
         entry.again = true;
         let Some(one) = entry.recipients.get_mut(nth) else { return };
         one.fate = Fate::Open;
@@ -374,6 +386,24 @@ impl Live {
             Stage::Known => reopened.push((id, one.channel)),
             Stage::Fresh => (),
         }
+    }
+
+    /// The notes that copies for a recipient could not be made durable: after a crash nobody takes them for whole, or for
+    /// removed by their owner.
+    pub(super) fn doubted(&self, Noted { id, nth }: Noted, copies: Vec<MaildirFile>) -> Option<Record> {
+        let table = self.lock();
+        let serial = table.entries.get(&id)?.backing.serial()?;
+        let maildirs = copies.into_iter().map(|copy| MaildirFile { mount: DOUBTED, ..copy }).collect();
+        let recipient = u32::try_from(nth).unwrap_or(u32::MAX);
+        Some(Record::Done { serial, recipient, outcome: Outcome::Delivered { maildirs } })
+    }
+
+    /// The oldest message in the journal for whom a copy that the journal names is not durable: no checkpoint may say so.
+    pub(super) fn doubt(&self) -> Option<Lsn> {
+        let table = self.lock();
+        let doubtful =
+            |entry: &&Entry| entry.recipients.iter().any(|one| one.unlucky && one.fate != Fate::Done);
+        table.entries.values().filter(doubtful).filter_map(|entry| entry.backing.lsn()).min()
     }
 
     /// The oldest batch of the journal that is still needed.

@@ -60,8 +60,8 @@ use checkpoint::Checkpoints;
 pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
 use live::{Backing, Ending, Entry, Live, Settling};
-pub use reception::{Accepted, Alongside, Held, Reception};
 pub use opening::Unemptied;
+pub use reception::{Accepted, Alongside, Held, Reception};
 pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;
@@ -387,14 +387,19 @@ impl Queue {
         }
     }
 
-    /// A copy of the message lies in Maildirs, not durably. True: that is the queue's concern from now on, and the recipient
+    /// A copy of the message of this birth lies in Maildirs, not durably. True: that is the queue's concern from now on, and the recipient
     /// is done. False: the caller makes the files durable before it reports success.
     #[must_use]
-    pub fn delivered(&self, id: MessageId, record: (Channel, u64), copies: &[InMaildir]) -> bool {
+    pub fn delivered(
+        &self,
+        (id, birth): (MessageId, u64),
+        record: (Channel, u64),
+        copies: &[InMaildir],
+    ) -> bool {
         let Some(writer) = self.0.writer.load_full() else { return false };
         let Some(place) = self.0.checkpoints.room() else { return false };
         let maildirs = copies.iter().map(|copy| copy.file.clone()).collect();
-        let Some((noted, done)) = self.0.live.delivered(id, record, maildirs) else { return false };
+        let Some((noted, done)) = self.0.live.delivered((id, birth), record, maildirs) else { return false };
         // Before the record: a checkpoint that covers the record covers the files.
         self.0.checkpoints.add(place, noted, copies);
         writer.append_soon(vec![done]);
@@ -478,7 +483,10 @@ impl Queue {
                     Ok(())
                 }))
             }
-            Ending::Over => Answer::Now(Ok(())),
+            Ending::Over => {
+                self.forget(id);
+                Answer::Now(Ok(()))
+            }
             Ending::Reopened => {
                 tracing::warn!(msg = id.0, "warning: msg {id}: a delivery was not durable; it is done again");
                 self.0.trigger.pull();
@@ -519,7 +527,7 @@ impl Queue {
                     if leftover {
                         self.threads()?.run(disk::End { id }).await?;
                     }
-                    self.forget(id);
+                    // Its number is kept until nothing is under way: a delivery that reports must not mean another message.
                     return Ok(());
                 }
                 Ending::Files => {
@@ -571,6 +579,10 @@ struct Arriving {
 }
 
 impl disk::Arriving for Arriving {
+    fn is_taken(&self, id: MessageId) -> bool {
+        self.queue.0.live.is_journalled(id)
+    }
+
     fn expect(&mut self, id: MessageId) {
         self.queue.0.live.expect(id);
         self.expected = Some(id);
@@ -643,8 +655,8 @@ impl Shared {
     /// The number of an ended message is free again.
     fn release(&self, entry: &Entry) {
         match entry.backing {
-            // Its file became mess.
-            Backing::Journal { spare, .. } if entry.leftover => self.spares.forget(spare),
+            // Its file became mess, or was to.
+            Backing::Journal { spare, .. } if entry.leftover => self.spares.leave(spare),
             Backing::Journal { spare, .. } => self.spares.give(spare),
             Backing::Todo => (),
         }

@@ -99,7 +99,7 @@ impl Queue {
             tokio::task::spawn_blocking(move || queue.open_journal(journal, &directory, size, floor));
         let opened = opening.await.map_err(io::Error::other)??;
         if let Some((log, recovered, journal)) = opened {
-            let over = self.replay(recovered).await;
+            let over = self.replay(recovered).await?;
             let (crowded, troubled) = (self.clone(), self.clone());
             let runtime = tokio::runtime::Handle::current();
             let writer = Writer::start(
@@ -200,7 +200,6 @@ impl Queue {
             let cause = format!("{left} messages of a failed journal cannot be written out");
             return Err(io::Error::other(cause).into());
         }
-        self.0.writer.store(None);
         let directory = self.0.disk.root().join("journal");
         let path = self.0.journal_id.clone();
         let removing = tokio::task::spawn_blocking(move || {
@@ -209,9 +208,15 @@ impl Queue {
                 Identity::note(&path, journal, 0)?;
             }
             let mut disk = FileDisk::open(&directory, 0)?;
-            disk.segments()?.into_iter().try_for_each(|number| disk.remove(number))
+            disk.segments()?.into_iter().try_for_each(|number| match disk.remove(number) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            })
         });
-        Ok(removing.await.map_err(io::Error::other)??)
+        removing.await.map_err(io::Error::other)??;
+        // Only now: while anything of it is left, it is not read again.
+        self.0.writer.store(None);
+        Ok(())
     }
 
     /// The host stops: everything that is only in the journal goes into files, so that qmail, or another mailtree, can take

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -16,8 +17,8 @@ use tokio::sync::Semaphore;
 
 use super::disk::spare::Spare;
 use super::journal::Recovered;
-use super::live::{Addressee, Backing, Entry, Fate};
-use super::{Body, Queue, checkpoint};
+use super::live::{Addressee, Backing, Entry, Fate, Noted};
+use super::{Body, InMaildir, Queue, checkpoint};
 use crate::maildir;
 use crate::pool::{Key, Mounts, Pool};
 
@@ -36,79 +37,80 @@ const AT_ONCE: usize = 8;
 impl Queue {
     /// Puts what the journal says into the table. What it is not needed for any more: the files with the numbers of these
     /// messages go when a checkpoint says so.
-    pub(super) async fn replay(&self, recovered: Recovered) -> Vec<Spare> {
+    ///
+    /// # Errors
+    /// When there is no number for a message: nothing may get the one it had.
+    pub(super) async fn replay(&self, recovered: Recovered) -> io::Result<Over> {
         let Recovered { messages, damage, next_serial } = recovered;
         for damage in &damage {
             tracing::error!("alert: {damage}");
         }
         self.0.serial.store(next_serial.0, Ordering::Release);
         if messages.is_empty() {
-            return Vec::new();
+            return Ok(Over::default());
         }
         let found = messages.len();
         let looking = Looking::new(self.0.pool.clone());
         let decided =
             futures_util::future::join_all(messages.into_iter().map(|one| looking.decide(one))).await;
         let (over, left): (Vec<_>, Vec<_>) = decided.into_iter().partition(Decided::is_over);
-        let left = self.number(left);
+        let mut left = self.number(left)?;
         let count = left.len();
-        self.0.live.insert(left);
+        let mut over = Over { spares: over.iter().map(Decided::spare).collect(), ..Over::default() };
+        for (id, _, unrestored) in &mut left {
+            for (nth, files, copies) in unrestored.drain(..) {
+                over.doubted.push((Noted { id: *id, nth }, files));
+                over.copies.extend(copies);
+            }
+        }
+        self.0.live.insert(left.into_iter().map(|(id, entry, _)| (id, entry)));
         tracing::info!(
             messages = count,
             "qmail-queue: {count} of {found} messages in the journal are to be delivered"
         );
-        over.into_iter().map(|one| one.spare()).collect()
+        Ok(over)
     }
 
     /// Each message with its number. Where somebody else may have that one by now, it gets another.
-    fn number(&self, decided: Vec<Decided>) -> Vec<(MessageId, Entry)> {
+    fn number(&self, decided: Vec<Decided>) -> io::Result<Vec<Numbered>> {
         let disk = &self.0.disk;
+        let mut taken = HashSet::new();
         let held: Vec<_> = decided
             .iter()
             .map(|one| {
                 let spare = one.spare();
-                spare.held(disk).or_else(|| disk.written_out(spare.id, &one.message.accept.body))
+                let file = spare.held(disk).or_else(|| disk.written_out(spare.id, &one.message.accept.body));
+                file.filter(|_| taken.insert(spare.id))
             })
             .collect();
         let missing = held.iter().filter(|held| held.is_none()).count();
-        let mut new = match disk.new_spares(missing) {
-            Ok(new) => new,
-            Err(error) => {
-                tracing::error!("alert: no new numbers for {missing} messages of the journal: {error}");
-                Vec::new()
-            }
-        };
+        let mut new = disk.new_spares(missing)?;
         let mut entries = Vec::new();
         for (one, held) in decided.into_iter().zip(held) {
-            let mut spare = one.spare();
-            match held.map(|file| (spare, file)).or_else(|| new.pop()) {
-                Some((number, file)) => {
-                    if number != spare {
-                        tracing::warn!(
-                            "warning: msg {} of the journal goes on as msg {}",
-                            spare.id,
-                            number.id
-                        );
-                    }
-                    self.0.spares.adopt(number, file);
-                    spare = number;
-                }
-                // It keeps its own, which stands in the way of nobody but who comes by it.
-                None => (),
+            let own = one.spare();
+            let leftover = held.is_some() && disk.has_files(own.id);
+            let numbered = held.map(|file| (own, file)).or_else(|| new.pop());
+            let (spare, file) = numbered.ok_or_else(|| io::Error::other("a number is missing"))?;
+            if spare != own {
+                tracing::warn!("warning: msg {} of the journal goes on as msg {}", own.id, spare.id);
             }
-            let leftover = disk.has_files(spare.id);
-            entries.push((spare.id, one.entry(spare, leftover)));
+            self.0.spares.adopt(spare, file);
+            let (entry, unrestored) = one.entry(spare, leftover);
+            entries.push((spare.id, entry, unrestored));
         }
-        entries
+        Ok(entries)
     }
 
     /// What the journal said is done with: that is noted, so that the next start need not look again, and then the numbers of
     /// these messages go.
-    pub(super) async fn replayed(&self, over: Vec<Spare>) {
+    pub(super) async fn replayed(&self, over: Over) {
         let queue = self.clone();
         let noting = tokio::task::spawn_blocking(move || {
+            queue.doubt(over.doubted, over.copies);
             let noted = queue.checkpoint();
-            for spare in over {
+            // One that has been given out again since is another message's.
+            let in_use = queue.0.spares.all();
+            for spare in over.spares.into_iter().filter(|spare| !in_use.contains(&spare.number)) {
                 if noted {
                     Spare::discard(&queue.0.disk, spare.number).unwrap_or(());
                 } else if let Some(file) = spare.held(&queue.0.disk) {
@@ -119,6 +121,21 @@ impl Queue {
         });
         noting.await.unwrap_or(());
     }
+}
+
+/// A recipient's place, what the journal names for him, and what there is of it, not durable.
+type Unrestored = (usize, Vec<MaildirFile>, Vec<InMaildir>);
+
+/// A message under its number, and for whom copies could not be put right.
+type Numbered = (MessageId, Entry, Vec<Unrestored>);
+
+/// What a replay leaves to be noted.
+#[derive(Default)]
+pub(super) struct Over {
+    /// The numbers of messages that nothing is to be done about.
+    spares: Vec<Spare>,
+    doubted: Vec<(Noted, Vec<MaildirFile>)>,
+    copies: Vec<InMaildir>,
 }
 
 impl super::Disk {
@@ -168,21 +185,36 @@ impl Looking {
     async fn decide(&self, message: Replayed) -> Decided {
         let body = Body::memory(Arc::clone(&message.accept.body));
         let mut fates = Vec::with_capacity(message.recipients.len());
-        for told in &message.recipients {
+        let mut unrestored = Vec::new();
+        for (nth, told) in message.recipients.iter().enumerate() {
             let done = match told {
                 // Who was open when it ended was removed with it.
                 Told::Open => message.ended,
                 Told::Done | Told::Failed(_) => true,
-                Told::InDoubt { maildirs, same_boot } => self.restore(maildirs, &body, *same_boot).await,
+                Told::InDoubt { maildirs, same_boot } => {
+                    match self.restore(maildirs, &body, *same_boot).await {
+                        Ok(()) => true,
+                        Err(copy) => {
+                            unrestored.push((nth, maildirs.clone(), copy.into_iter().collect()));
+                            false
+                        }
+                    }
+                }
             };
             fates.push(if done { Fate::Done } else { Fate::Open });
         }
-        Decided { message, fates }
+        Decided { message, fates, unrestored }
     }
 
     /// Whether all these copies are whole, or put right, and durable now. In the same life of the machine its owner can be
-    /// believed to have removed what is missing. What cannot be looked at is delivered again, and found then.
-    async fn restore(&self, copies: &[MaildirFile], body: &Body, same_boot: bool) -> bool {
+    /// believed to have removed what is missing. What cannot be looked at is delivered again, and found then; one that could not
+    /// be synced is told.
+    async fn restore(
+        &self,
+        copies: &[MaildirFile],
+        body: &Body,
+        same_boot: bool,
+    ) -> Result<(), Option<InMaildir>> {
         for copy in copies {
             let path = maildir::path_of(copy);
             let number = self.mounts.device(&path);
@@ -191,9 +223,9 @@ impl Looking {
                 Arc::clone(devices.entry(number).or_default())
             };
             let hanging = || device.hanging.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(_place) = device.places.acquire().await else { return false };
+            let Ok(_place) = device.places.acquire().await else { return Err(None) };
             if hanging().contains(&path) {
-                return false;
+                return Err(None);
             }
             let (copy, body) = (copy.clone(), body.clone());
             let left = self.until.saturating_duration_since(Instant::now()).min(ANSWER);
@@ -201,17 +233,17 @@ impl Looking {
             let restoring = self.pool.run(key, left, move || maildir::restore(&copy, &body, same_boot)).await;
             match restoring {
                 Ok(Ok(())) => (),
-                Ok(Err(_)) => return false,
+                Ok(Err((_, copy))) => return Err(copy),
                 Err(_) => {
                     hanging().insert(path);
                     if left.is_zero() || hanging().len() >= HANGING {
                         device.places.close();
                     }
-                    return false;
+                    return Err(None);
                 }
             }
         }
-        true
+        Ok(())
     }
 }
 
@@ -219,6 +251,7 @@ impl Looking {
 struct Decided {
     message: Replayed,
     fates: Vec<Fate>,
+    unrestored: Vec<Unrestored>,
 }
 
 impl Decided {
@@ -232,14 +265,16 @@ impl Decided {
     }
 
     /// As it goes on; `leftover` says whether there are files of it.
-    fn entry(self, spare: Spare, leftover: bool) -> Entry {
-        let Self { message: Replayed { accept, lsn, recipients, bounced, .. }, fates } = self;
+    fn entry(self, spare: Spare, leftover: bool) -> (Entry, Vec<Unrestored>) {
+        let Self { message: Replayed { accept, lsn, recipients, bounced, .. }, fates, unrestored } = self;
         let envelope =
             Envelope { uid: accept.uid, qp: accept.qp, sender: accept.sender, recipients: Vec::new() };
         let backing = Backing::Journal { serial: accept.serial, lsn, spare };
         let mut entry = Entry::new(backing, accept.birth, accept.body.len() as u64, envelope);
         for ((original, told), fate) in accept.recipients.into_iter().zip(recipients).zip(fates) {
             let mut one = Addressee::new(original, fate);
+            // No checkpoint says that such a copy is durable, and its delivery makes sure by itself.
+            one.unlucky = fate == Fate::Open && matches!(told, Told::InDoubt { .. });
             if let Told::Failed(paragraph) = told {
                 entry.bounce.extend_from_slice(&paragraph);
                 one.failed = true;
@@ -250,6 +285,6 @@ impl Decided {
         entry.again = true;
         entry.leftover = leftover;
         entry.body = Some(accept.body);
-        entry
+        (entry, unrestored)
     }
 }

@@ -11,8 +11,8 @@ use metrics::{Counter, Histogram};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinSet;
 
-use super::reception::{CHUNK, Limits, Reception};
 use super::opening::Size;
+use super::reception::{CHUNK, Limits, Reception};
 use super::sync::DiskThreads;
 use super::{Queue, Refused, checkpoint};
 use crate::answer::answer;

@@ -15,7 +15,7 @@ const STEP: u64 = 64;
 /// Made at once, at most.
 const MAX_STEP: u64 = 1024;
 
-/// Spares that may exist; and not more than a quarter of the descriptors, for each is held open.
+/// Spares that may exist; and not more than half of the descriptors, for each is held open.
 const MAX: usize = 32 * 1024;
 
 /// Spare numbers. Each is given to one message at a time.
@@ -30,6 +30,8 @@ struct State {
     made: HashMap<u64, File>,
     next: u64,
     making: bool,
+    /// Of messages that are gone; their files may still be there.
+    rest: Vec<Spare>,
     /// As few as this were at hand since [`Spares::surplus`] was asked.
     least: usize,
 }
@@ -56,7 +58,8 @@ impl Spares {
         taken
     }
 
-    /// Those that nobody has needed since this was asked before, but for some; they are given out no more.
+    /// Those whose files are to be removed: what nobody has needed since this was asked before, but for some, is given out no
+    /// more.
     pub(super) fn surplus(&self) -> Vec<Spare> {
         let mut state = self.lock();
         let count = state.least.saturating_sub(2 * STEP as usize);
@@ -65,7 +68,15 @@ impl Spares {
             state.made.remove(&spare.number);
         }
         state.least = state.free.len();
-        spares
+        let rest = std::mem::take(&mut state.rest);
+        rest.into_iter().chain(spares).collect()
+    }
+
+    /// It became the file of a message that is gone, or was to become it: [`Spares::surplus`] tells of it.
+    pub(super) fn leave(&self, spare: Spare) {
+        let mut state = self.lock();
+        state.made.remove(&spare.number);
+        state.rest.push(spare);
     }
 
     /// The message that had it has ended.
@@ -100,7 +111,7 @@ impl Spares {
             return None;
         }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        if made as u64 >= descriptors / 4 {
+        if made as u64 >= descriptors / 2 {
             return None;
         }
         state.making = true;
@@ -129,6 +140,7 @@ impl Spares {
     pub(super) fn drain(&self) -> Vec<Spare> {
         let mut state = self.lock();
         let free = std::mem::take(&mut state.free);
+        state.least = 0;
         for spare in &free {
             state.made.remove(&spare.number);
         }

@@ -107,6 +107,14 @@ impl Writer {
         self.send(Letter::Append { records, done: None }, false);
     }
 
+    /// The same, and when this returns they are written, or cannot be. Waits for the disk.
+    pub(super) fn append_now(&self, records: Vec<Record>) {
+        let (done, answer) = crossbeam_channel::bounded(1);
+        let told = move |_: Result<Lsn, Error>| done.try_send(()).unwrap_or(());
+        self.send(Letter::Append { records, done: Some(Box::new(told)) }, true);
+        answer.recv().unwrap_or(());
+    }
+
     /// Records that must be durable; `done` hears of it in the order of the batches, perhaps before this returns. Waits for the
     /// disk in the caller's thread if nobody else is writing.
     pub(super) fn append_then(&self, records: Vec<Record>, done: Done) {

@@ -61,8 +61,15 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let host = Host::load(home)?;
     let paths = host.paths();
     check_controls(&paths)?;
-    if let Some(one) = elsewhere::find(&paths)?.first() {
-        return Err(Failure::permanent(format!("{}: {one}", one.file.display())));
+    match elsewhere::in_time(&paths, elsewhere::find) {
+        Ok(found) => {
+            if let Some(one) = found.first() {
+                return Err(Failure::permanent(format!("{}: {one}", one.file.display())));
+            }
+        }
+        // What cannot be looked at now keeps nobody else from his mail.
+        Err(failure) if !failure.is_permanent() => eprintln!("mailtree: warning: {failure}"),
+        Err(failure) => return Err(failure),
     }
     prepare_process();
     crash::arm_from_env().map_err(Failure::permanent)?;
@@ -96,8 +103,9 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         let me = first_line(&paths.control.join("me"));
         let held = hold || host.hold;
         if held {
-            for said in elsewhere::doubtful(&paths)? {
-                tracing::warn!("warning: {said}");
+            match elsewhere::in_time(&paths, elsewhere::doubtful) {
+                Ok(said) => said.iter().for_each(|said| tracing::warn!("warning: {said}")),
+                Err(failure) => tracing::warn!("warning: {failure}"),
             }
         }
         let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);

@@ -89,6 +89,9 @@ pub(in super::super) struct Commit {
 
 /// Who takes a message over that is in S4.
 pub(in super::super) trait Arriving: Send {
+    /// Whether another message has this number, whatever files it has.
+    fn is_taken(&self, id: MessageId) -> bool;
+
     /// `todo/ID` is about to appear. Until this is dropped, it is nobody else's.
     fn expect(&mut self, id: MessageId);
 
@@ -122,7 +125,13 @@ impl Commit {
             reached(Point::MessWritten);
             let meta = draft.file.metadata()?;
             let stored = Stored { id: MessageId(meta.ino()), birth: micros(meta.modified()?) };
-            match move_to(&draft.path, &disk.mess(stored.id)) {
+            let taken = || Err(io::ErrorKind::AlreadyExists.into());
+            let moved = if self.arriving.is_taken(stored.id) {
+                taken()
+            } else {
+                move_to(&draft.path, &disk.mess(stored.id))
+            };
+            match moved {
                 Ok(()) => {
                     draft.linked = true;
                     unsynced.file(draft.file.try_clone()?);

@@ -45,6 +45,8 @@ pub(in super::super) struct Entry {
     pub(in super::super) again: bool,
     /// It was being written out when the host crashed: there are files of it that count for nothing.
     pub(in super::super) leftover: bool,
+    /// An administrator has removed it.
+    pub(in super::super) struck: bool,
 }
 
 /// What keeps a message safe.
@@ -150,6 +152,7 @@ impl Entry {
             writing: false,
             again: false,
             leftover: false,
+            struck: false,
         }
     }
 

@@ -7,6 +7,7 @@ use super::super::disk::spare::Spare;
 use super::*;
 
 const ID: MessageId = MessageId(11);
+const BIRTH: u64 = 9_000_000;
 
 fn envelope(recipients: &[&str]) -> Envelope {
     let recipients = recipients.iter().map(|one| one.as_bytes().to_vec()).collect();
@@ -70,7 +71,8 @@ fn a_recipient_is_called_as_in_the_file_he_may_come_to_stand_in() {
 fn a_message_is_needed_until_its_copies_are_durable() {
     let live = journalled(&["b@here"]);
     let message = arrived(&live);
-    let (noted, record) = live.delivered(ID, (Channel::Local, message.local[0].offset), copies()).unwrap();
+    let (noted, record) =
+        live.delivered((ID, BIRTH), (Channel::Local, message.local[0].offset), copies()).unwrap();
     assert!(matches!(record, Record::Done { recipient: 0, serial: Serial(5), .. }));
     // Its report says the same again.
     assert!(
@@ -89,7 +91,7 @@ fn a_copy_that_cannot_be_made_durable_is_no_delivery() {
     // Known by nobody any more: it arrives again.
     let live = journalled(&["b@here"]);
     arrived(&live);
-    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
     drop(live.end(ID, false));
     live.lost(noted);
     let again = arrived(&live);
@@ -97,7 +99,7 @@ fn a_copy_that_cannot_be_made_durable_is_no_delivery() {
     // Known: the scheduler is told, and what it says of that delivery comes too late.
     let live = journalled(&["b@here", "c@there"]);
     arrived(&live);
-    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
     live.lost(noted);
     drop(live.settle(&settled(Channel::Local, &[(0, None)])));
     assert_eq!(live.reopened(), [(ID, Channel::Local)]);
@@ -105,7 +107,7 @@ fn a_copy_that_cannot_be_made_durable_is_no_delivery() {
     // Ended in between: it does not.
     let live = journalled(&["b@here"]);
     arrived(&live);
-    let (noted, _) = live.delivered(ID, (Channel::Local, 0), copies()).unwrap();
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
     live.lost(noted);
     assert!(matches!(live.end(ID, false), Ending::Reopened));
     assert_eq!(arrived(&live).local.len(), 1);
@@ -118,7 +120,7 @@ fn while_a_message_is_written_out_nothing_is_noted_of_it() {
     assert_eq!(live.leaving(Duration::ZERO, 0), [ID]);
     assert!(live.leaving(Duration::from_secs(60), 10).is_empty(), "young, and not too many");
     assert!(live.leave(ID).is_some() && live.leave(ID).is_none());
-    assert!(live.delivered(ID, (Channel::Local, 0), copies()).is_none());
+    assert!(live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).is_none());
     assert!(matches!(live.settle(&settled(Channel::Local, &[(0, None)])), Settling::Busy));
     assert!(matches!(live.end(ID, false), Ending::Busy) && live.is_writing(ID));
     live.stayed(ID);
@@ -239,6 +241,45 @@ fn a_message_that_cannot_be_placed_is_placed_later() {
     live.stayed(ID);
     assert!(live.unplaced(ID));
     assert_eq!(live.placing(ID).unwrap().local.len(), 1);
+}
+
+#[test]
+fn a_delivery_that_outlives_its_message_says_nothing_of_the_next_one_with_its_number() {
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    assert!(live.delivered((ID, BIRTH - 1), (Channel::Local, 0), copies()).is_none());
+    assert!(live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).is_some());
+}
+
+#[test]
+fn what_was_removed_is_not_delivered_again_when_a_copy_is_lost() {
+    let live = journalled(&["b@here", "d@here"]);
+    arrived(&live);
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
+    assert!(matches!(live.end(ID, true), Ending::Noted(..)));
+    live.lost(noted);
+    assert!(live.arrivals(10, &route).is_empty() && live.reopened().is_empty());
+    assert!(live.forget_ended(ID).is_some());
+}
+
+#[test]
+fn no_checkpoint_vouches_for_a_copy_that_was_lost() {
+    let live = journalled(&["b@here"]);
+    arrived(&live);
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
+    assert_eq!(live.doubt(), None);
+    let Some(Record::Done { outcome: Outcome::Delivered { maildirs }, .. }) = live.doubted(noted, copies())
+    else {
+        panic!()
+    };
+    assert_eq!(maildirs[0].mount, DOUBTED);
+    live.lost(noted);
+    assert_eq!(live.doubt(), Some(Lsn(7)));
+    assert!(live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).is_none(), "made durable by itself");
+    live.reopened();
+    live.recipients(ID, Channel::Local).unwrap();
+    live.settle(&settled(Channel::Local, &[(0, None)]));
+    assert_eq!(live.doubt(), None);
 }
 
 #[test]
