@@ -167,18 +167,21 @@ impl Queue {
         let list = std::mem::take(&mut self.0.checkpoints.lock().list);
         let quiet = list.is_empty();
         let mut over = std::mem::take(&mut *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut lost = Vec::new();
-        for (Delivered { noted, copies, .. }, synced) in
+        let (mut lost, mut failed) = (Vec::new(), Vec::new());
+        for (Delivered { noted, copies, .. }, result) in
             synced(&self.0.pool, list, &|| checkpoints.patience())
         {
-            if synced {
+            if result == Synced::Yes {
                 over.extend(self.0.live.durable(noted));
-            } else {
-                lost.push((noted, copies));
+                continue;
+            }
+            lost.push((noted, copies.iter().map(|copy| copy.file.clone()).collect()));
+            // What has not answered is not taken back: that would come late, when it is delivered again and found.
+            if result == Synced::Failed {
+                failed.extend(copies);
             }
         }
-        let doubted = lost.iter().map(|(noted, copies)| (*noted, files(copies))).collect();
-        self.doubt(doubted, lost.iter().flat_map(|(_, copies)| copies).cloned().collect());
+        self.doubt(lost.clone(), failed);
         for (noted, _) in lost {
             self.0.live.lost(noted);
             over.extend(self.0.live.forget_ended(noted.id));
@@ -209,13 +212,17 @@ impl Queue {
             writer.append_now(records.collect());
         }
         let begun = Instant::now();
+        let late = Arc::new(AtomicBool::new(false));
         let withdrawing: Vec<Receiver<()>> = copies
             .into_iter()
             .map(|copy| {
                 let (done, withdrawn) = bounded(1);
                 let key = Key { device: copy.device, person: nobody() };
+                let late = Arc::clone(&late);
                 let withdraw = move || {
-                    maildir::withdraw(&copy);
+                    if !late.load(Ordering::Acquire) {
+                        maildir::withdraw(&copy);
+                    }
                     done.try_send(()).unwrap_or(());
                 };
                 self.0.pool.submit(key, Box::new(withdraw));
@@ -227,11 +234,18 @@ impl Queue {
             let left = HURRY.saturating_sub(begun.elapsed());
             withdrawn.recv_timeout(left).unwrap_or(());
         }
+        late.store(true, Ordering::Release);
     }
 }
 
-fn files(copies: &[InMaildir]) -> Vec<MaildirFile> {
-    copies.iter().map(|copy| copy.file.clone()).collect()
+/// Whether the copies for a recipient are durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Synced {
+    Yes,
+    /// The file system said so.
+    Failed,
+    /// It has not answered in time.
+    Overdue,
 }
 
 /// Another person each time, who is nobody.
@@ -240,7 +254,7 @@ pub(super) fn nobody() -> u64 {
 }
 
 /// Makes all copies durable: which recipients' are.
-fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Delivered, bool)> {
+fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) -> Vec<(Delivered, Synced)> {
     let mut devices: HashMap<u64, Vec<(usize, InMaildir)>> = HashMap::new();
     for (nth, delivered) in list.iter().enumerate() {
         for copy in &delivered.copies {
@@ -262,7 +276,7 @@ fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) ->
             pieces.push((of, failed));
         }
     }
-    let mut lost = BTreeSet::new();
+    let (mut lost, mut overdue) = (BTreeSet::new(), BTreeSet::new());
     for (of, failed) in pieces {
         let result = loop {
             let left = patience().saturating_sub(begun.elapsed());
@@ -275,11 +289,16 @@ fn synced(pool: &Pool, list: Vec<Delivered>, patience: &dyn Fn() -> Duration) ->
             Ok(failed) => lost.extend(failed),
             Err(_) => {
                 tracing::warn!("warning: {} copies in Maildirs could not be synced in time", of.len());
-                lost.extend(of);
+                overdue.extend(of);
             }
         }
     }
-    list.into_iter().enumerate().map(|(nth, one)| (one, !lost.contains(&nth))).collect()
+    let result = |nth: usize| match (overdue.contains(&nth), lost.contains(&nth)) {
+        (true, _) => Synced::Overdue,
+        (false, true) => Synced::Failed,
+        (false, false) => Synced::Yes,
+    };
+    list.into_iter().enumerate().map(|(nth, one)| (one, result(nth))).collect()
 }
 
 /// Syncs files and the directories they are in; which failed.
