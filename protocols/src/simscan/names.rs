@@ -10,8 +10,8 @@ use super::attachment::TooComplex;
 /// Longest value of a parameter, in bytes.
 const MAX_VALUE: usize = 4096;
 
-/// Boundaries of one multipart.
-const MAX_BOUNDARIES: usize = 8;
+/// Boundaries of one multipart: a folded parameter that programs disagree about has ten.
+const MAX_BOUNDARIES: usize = 16;
 
 /// Most sections of one parameter (RFC 2231 3).
 const MAX_SECTIONS: usize = 1000;

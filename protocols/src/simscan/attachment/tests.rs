@@ -218,6 +218,12 @@ fn bombs_are_refused_soon() {
     assert_eq!(exe(&many), Ok(None));
 }
 
+#[test]
+fn one_boundary_that_can_be_read_in_every_way_is_not_too_much() {
+    let message = "Content-Type: multipart/mixed; boundary=b\n name=(\";";
+    assert_eq!(exe(message), Ok(None));
+}
+
 proptest! {
     #[test]
     fn anything_is_read_without_panic(
@@ -228,7 +234,8 @@ proptest! {
         ]), 0..60)
     ) {
         let message = parts.concat();
-        prop_assert!(names(message.as_bytes(), &mut |_| ()).is_ok());
+        // What can be read in too many ways is refused.
+        let (Ok(()) | Err(TooComplex)) = names(message.as_bytes(), &mut |_| ());
     }
 
     #[test]
