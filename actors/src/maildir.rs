@@ -35,13 +35,15 @@ pub(crate) struct Copy<'a> {
     pub(crate) body: &'a Body,
     /// It may have been delivered before.
     pub(crate) again: bool,
+    /// What was delivered before could not be synced.
+    pub(crate) doubted: bool,
 }
 
 /// Delivers a copy; it is not durable. What was delivered before is found, and made whole if it is torn.
 pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
     let owner = ready(copy.maildir)?;
     if copy.again
-        && let Some(found) = found(copy, false)?
+        && let Some(found) = found(copy)?
     {
         return Ok(found);
     }
@@ -140,11 +142,12 @@ pub(crate) fn restore(
 ) -> Result<(), (io::Error, Option<InMaildir>)> {
     let maildir = path_of(file);
     let name = OsStr::from_bytes(&file.name);
-    let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true };
+    let doubted = file.mount == DOUBTED;
+    let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true, doubted };
     let plain = |error: io::Error| (error, None);
-    let copy = match found(&copy, file.mount == DOUBTED).map_err(plain)? {
+    let copy = match found(&copy).map_err(plain)? {
         Some(found) => found,
-        None if believed && file.mount != 0 => {
+        None if believed && file.mount != 0 && !doubted => {
             let status = File::open(&maildir).and_then(|dir| Status::of(&dir)).map_err(plain)?;
             if status.mount == file.mount {
                 return Ok(());
@@ -231,9 +234,9 @@ fn places(maildir: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
     Ok(places)
 }
 
-/// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn, or `doubted`, is put
-/// right.
-fn found(copy: &Copy<'_>, doubted: bool) -> io::Result<Option<InMaildir>> {
+/// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn is put right, one that
+/// is `doubted` removed: nobody may take it for whole if it cannot be written again.
+fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
     for path in places(copy.maildir, copy.name)? {
         match compare(copy, &path)? {
             Found::Nothing => (),
@@ -241,7 +244,7 @@ fn found(copy: &Copy<'_>, doubted: bool) -> io::Result<Option<InMaildir>> {
                 let file = replace(copy, &path)?;
                 return Ok(Some(file));
             }
-            Found::Whole(_) if doubted => return replace(copy, &path).map(Some),
+            Found::Whole(_) if copy.doubted => fs::remove_file(&path)?,
             Found::Whole(file) | Found::Other(file) => return in_maildir(copy, file).map(Some),
         }
     }

@@ -24,6 +24,7 @@ impl Home {
             head: b"Head: x\n",
             body: &body,
             again,
+            doubted: false,
         })
     }
 
@@ -56,7 +57,14 @@ fn missing_directories_are_made_when_the_user_has_one() {
     let gone = Home::new();
     let nobody = gone.0.path().join("nobody/Maildir");
     let body = Body::open(Path::new("/dev/null")).unwrap();
-    let copy = Copy { maildir: &nobody, name: OsStr::new(NAME), head: b"", body: &body, again: false };
+    let copy = Copy {
+        maildir: &nobody,
+        name: OsStr::new(NAME),
+        head: b"",
+        body: &body,
+        again: false,
+        doubted: false,
+    };
     assert_eq!(super::deliver(&copy).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 

@@ -388,6 +388,17 @@ impl Live {
         }
     }
 
+    /// Whether copies for a recipient could not be made durable.
+    pub(super) fn is_unlucky(
+        &self,
+        (id, birth): (MessageId, u64),
+        (channel, offset): (Channel, u64),
+    ) -> bool {
+        let table = self.lock();
+        let entry = table.entries.get(&id).filter(|entry| entry.birth == birth);
+        entry.is_some_and(|entry| entry.nth(channel, offset).is_some_and(|nth| entry.recipients[nth].unlucky))
+    }
+
     /// The notes that copies for a recipient could not be made durable: after a crash nobody takes them for whole, or for
     /// removed by their owner.
     pub(super) fn doubted(&self, Noted { id, nth }: Noted, copies: Vec<MaildirFile>) -> Option<Record> {

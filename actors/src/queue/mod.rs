@@ -407,6 +407,12 @@ impl Queue {
         true
     }
 
+    /// Whether copies that were delivered to a recipient could not be synced: what is found of them is not to be believed.
+    #[must_use]
+    pub fn doubts(&self, message: (MessageId, u64), record: (Channel, u64)) -> bool {
+        self.0.live.is_unlucky(message, record)
+    }
+
     /// Notes what became of recipients.
     pub fn settle(&self, settled: Settled) -> Answer<Result<(), Error>> {
         match self.0.live.settle(&settled) {
