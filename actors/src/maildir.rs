@@ -145,6 +145,14 @@ pub(crate) fn restore(
     let doubted = file.mount == DOUBTED;
     let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true, doubted };
     let plain = |error: io::Error| (error, None);
+    // Whoever has died may have been told of a failed sync: what the page cache says since proves nothing.
+    for path in places(&maildir, name).map_err(plain)? {
+        let Some(file) = crate::cdb_files::open_regular(&path).map_err(plain)? else { continue };
+        if let Err(error) = file.sync_all() {
+            return Err((error, in_maildir(&copy, file).ok()));
+        }
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or(());
+    }
     let copy = match found(&copy).map_err(plain)? {
         Some(found) => found,
         None if believed && file.mount != 0 && !doubted => {
