@@ -628,8 +628,7 @@ impl Queue {
         let queue = self.clone();
         let discarding = tokio::task::spawn_blocking(move || {
             for spare in queue.0.spares.surplus() {
-                // Harmless: the sweep takes it.
-                disk::spare::Spare::discard(&queue.0.disk, spare.number).unwrap_or(());
+                spare.discard_own(&queue.0.disk);
             }
         });
         discarding.await.unwrap_or(());

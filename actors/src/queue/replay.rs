@@ -108,11 +108,13 @@ impl Queue {
         let noting = tokio::task::spawn_blocking(move || {
             queue.doubt(over.doubted, over.copies);
             let noted = queue.checkpoint();
-            // One that has been given out again since is another message's.
-            let in_use = queue.0.spares.all();
-            for spare in over.spares.into_iter().filter(|spare| !in_use.contains(&spare.number)) {
+            for spare in over.spares {
+                // One that has been given out again since is another message's.
+                if queue.0.spares.has(spare) {
+                    continue;
+                }
                 if noted {
-                    Spare::discard(&queue.0.disk, spare.number).unwrap_or(());
+                    spare.discard_own(&queue.0.disk);
                 } else if let Some(file) = spare.held(&queue.0.disk) {
                     // Not swept: after a crash it is looked for.
                     queue.0.spares.adopt(spare, file);

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::process::{Resource, getrlimit};
 
 use super::disk::spare::Spare;
+use mailtree_protocols::queue::MessageId;
 
 /// Made at once, at least.
 const STEP: u64 = 64;
@@ -26,8 +27,9 @@ pub(super) struct Spares(Mutex<State>);
 struct State {
     /// Given out in turn: a number does not come again at once, which would confuse whoever reads the log.
     free: VecDeque<Spare>,
-    /// The files of all spares, in use or not, by their numbers.
-    made: HashMap<u64, File>,
+    /// The files of all spares, in use or not, with their numbers. A number may have been another's in an earlier life, an
+    /// inode that is held open may not.
+    made: HashMap<MessageId, (u64, File)>,
     next: u64,
     making: bool,
     /// Of messages that are gone; their files may still be there.
@@ -39,11 +41,11 @@ struct State {
 impl State {
     fn take(&mut self) -> Option<Spare> {
         while let Some(spare) = self.free.pop_front() {
-            let file = self.made.get(&spare.number).and_then(|file| file.metadata().ok());
+            let file = self.made.get(&spare.id).and_then(|(_, file)| file.metadata().ok());
             if file.is_some_and(|file| file.nlink() == 1) {
                 return Some(spare);
             }
-            self.made.remove(&spare.number);
+            self.made.remove(&spare.id);
         }
         None
     }
@@ -65,7 +67,7 @@ impl Spares {
         let count = state.least.saturating_sub(2 * STEP as usize);
         let spares: Vec<Spare> = state.free.drain(..count).collect();
         for spare in &spares {
-            state.made.remove(&spare.number);
+            state.made.remove(&spare.id);
         }
         state.least = state.free.len();
         let rest = std::mem::take(&mut state.rest);
@@ -75,7 +77,7 @@ impl Spares {
     /// It became the file of a message that is gone, or was to become it: [`Spares::surplus`] tells of it.
     pub(super) fn leave(&self, spare: Spare) {
         let mut state = self.lock();
-        state.made.remove(&spare.number);
+        state.made.remove(&spare.id);
         state.rest.push(spare);
     }
 
@@ -86,14 +88,19 @@ impl Spares {
 
     /// It became the file of a message, or is gone.
     pub(super) fn forget(&self, spare: Spare) {
-        self.lock().made.remove(&spare.number);
+        self.lock().made.remove(&spare.id);
     }
 
     /// One of an earlier process that a replayed message has.
     pub(super) fn adopt(&self, spare: Spare, file: File) {
         let mut state = self.lock();
-        state.made.insert(spare.number, file);
+        state.made.insert(spare.id, (spare.number, file));
         state.next = state.next.max(spare.number + 1);
+    }
+
+    /// Whether it is one of those in use or at hand.
+    pub(super) fn has(&self, spare: Spare) -> bool {
+        self.lock().made.contains_key(&spare.id)
     }
 
     /// Numbers below this may be in use by files of an earlier process.
@@ -126,14 +133,14 @@ impl Spares {
         let mut state = self.lock();
         state.making = false;
         for (spare, file) in spares {
-            state.made.insert(spare.number, file);
+            state.made.insert(spare.id, (spare.number, file));
             state.free.push_back(spare);
         }
     }
 
     /// The numbers of all files.
     pub(super) fn all(&self) -> HashSet<u64> {
-        self.lock().made.keys().copied().collect()
+        self.lock().made.values().map(|(number, _)| *number).collect()
     }
 
     /// Takes those that no message has, for good.
@@ -142,7 +149,7 @@ impl Spares {
         let free = std::mem::take(&mut state.free);
         state.least = 0;
         for spare in &free {
-            state.made.remove(&spare.number);
+            state.made.remove(&spare.id);
         }
         free.into()
     }
@@ -155,8 +162,6 @@ impl Spares {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use mailtree_protocols::queue::MessageId;
 
     use super::*;
 

@@ -65,7 +65,15 @@ impl Spare {
         Ok((disk.create(&path, Dir::Mess, self.id)?, path))
     }
 
-    /// Removes its file.
+    /// Removes its file, if that is still the one: the number may be another's by now.
+    pub(in super::super) fn discard_own(self, disk: &Disk) {
+        if self.held(disk).is_some() {
+            // Harmless when it fails: the sweep takes it.
+            Self::discard(disk, self.number).unwrap_or(());
+        }
+    }
+
+    /// Removes the file of this number.
     pub(in super::super) fn discard(disk: &Disk, number: u64) -> io::Result<()> {
         absent_is_fine(fs::remove_file(Self::path(disk, number)))
     }
