@@ -56,7 +56,12 @@ impl Queue {
         let (over, left): (Vec<_>, Vec<_>) = decided.into_iter().partition(Decided::is_over);
         let mut left = self.number(left)?;
         let count = left.len();
-        let mut over = Over { spares: over.iter().map(Decided::spare).collect(), ..Over::default() };
+        // Written out before a crash, and not removed before another: there is no other message of that number.
+        let written =
+            |one: &&Decided| self.0.disk.written_out(one.spare().id, &one.message.accept.body).is_some();
+        let files = over.iter().filter(written).map(|one| one.spare().id).collect();
+        let spares = over.iter().map(Decided::spare).collect();
+        let mut over = Over { spares, files, ..Over::default() };
         for (id, _, unrestored) in &mut left {
             for (nth, files, copies) in unrestored.drain(..) {
                 over.doubted.push((Noted { id: *id, nth }, files));
@@ -107,6 +112,13 @@ impl Queue {
         let queue = self.clone();
         let noting = tokio::task::spawn_blocking(move || {
             queue.doubt(over.doubted, over.copies);
+            for id in over.files {
+                if !queue.0.live.knows(id)
+                    && let Err(error) = queue.0.disk.remove(id)
+                {
+                    tracing::warn!("warning: unable to remove the files of msg {id}: {error}");
+                }
+            }
             let noted = queue.checkpoint();
             for spare in over.spares {
                 // One that has been given out again since is another message's.
@@ -136,6 +148,8 @@ type Numbered = (MessageId, Entry, Vec<Unrestored>);
 pub(super) struct Over {
     /// The numbers of messages that nothing is to be done about.
     spares: Vec<Spare>,
+    /// Those of which there are files.
+    files: Vec<MessageId>,
     doubted: Vec<(Noted, Vec<MaildirFile>)>,
     copies: Vec<InMaildir>,
 }

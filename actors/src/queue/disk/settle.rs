@@ -136,20 +136,27 @@ impl Operation for End {
     }
 
     fn finish(self, disk: &Disk) -> io::Result<()> {
-        disk.unlink(Dir::Todo, self.id)?;
-        disk.unlink(Dir::Intd, self.id)?;
-        reached(Point::TodoUnlinked);
-        disk.unlink(Dir::Bounce, self.id)?;
-        reached(Point::BounceUnlinked);
-        disk.unlink(Dir::Local, self.id)?;
-        disk.unlink(Dir::Remote, self.id)?;
-        disk.unlink(Dir::Info, self.id)?;
-        reached(Point::InfoUnlinked);
-        // mess goes last: from then on its number may be another message's.
-        disk.unlink(Dir::Mess, self.id)?;
-        reached(Point::MessUnlinked);
-        Ok(())
+        disk.remove(self.id)
     }
 
     fn abandon(self, _: &Disk) {}
+}
+
+impl Disk {
+    /// Removes the files of a message that is over.
+    pub(in super::super) fn remove(&self, id: MessageId) -> io::Result<()> {
+        self.unlink(Dir::Todo, id)?;
+        self.unlink(Dir::Intd, id)?;
+        reached(Point::TodoUnlinked);
+        self.unlink(Dir::Bounce, id)?;
+        reached(Point::BounceUnlinked);
+        self.unlink(Dir::Local, id)?;
+        self.unlink(Dir::Remote, id)?;
+        self.unlink(Dir::Info, id)?;
+        reached(Point::InfoUnlinked);
+        // mess goes last: from then on its number may be another message's.
+        self.unlink(Dir::Mess, id)?;
+        reached(Point::MessUnlinked);
+        Ok(())
+    }
 }
