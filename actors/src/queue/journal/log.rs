@@ -52,7 +52,7 @@ pub(crate) enum OpenError {
     /// It was copied here, or `journal.id` was lost.
     #[error(
         "{}: is of journal {}, and journal.id of the home does not name that one: put the right journal.id back; or, if its \
-         mail is to be delivered by this host, write \"journal {0}\" and \"newest 0\" into journal.id, two lines; otherwise \
+         mail is to be delivered by this host, write \"journal {1}\" and \"newest 0\" into journal.id, two lines; otherwise \
          move the file away",
         file.display(),
         hex(*journal)
