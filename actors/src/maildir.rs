@@ -43,7 +43,7 @@ pub(crate) struct Copy<'a> {
 pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
     let owner = ready(copy.maildir)?;
     if copy.again
-        && let Some(found) = found(copy)?
+        && let Some(found) = found(copy, &places(copy.maildir, copy.name)?)?
     {
         return Ok(found);
     }
@@ -146,14 +146,15 @@ pub(crate) fn restore(
     let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true, doubted };
     let plain = |error: io::Error| (error, None);
     // Whoever has died may have been told of a failed sync: what the page cache says since proves nothing.
-    for path in places(&maildir, name).map_err(plain)? {
-        let Some(file) = crate::cdb_files::open_regular(&path).map_err(plain)? else { continue };
+    let places = places(&maildir, name).map_err(plain)?;
+    for path in &places {
+        let Some(file) = crate::cdb_files::open_regular(path).map_err(plain)? else { continue };
         if let Err(error) = file.sync_all() {
             return Err((error, in_maildir(&copy, file).ok()));
         }
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or(());
     }
-    let copy = match found(&copy).map_err(plain)? {
+    let copy = match found(&copy, &places).map_err(plain)? {
         Some(found) => found,
         None if believed && file.mount != 0 && !doubted => {
             let status = File::open(&maildir).and_then(|dir| Status::of(&dir)).map_err(plain)?;
@@ -244,15 +245,15 @@ fn places(maildir: &Path, name: &OsStr) -> io::Result<Vec<PathBuf>> {
 
 /// The copy that an earlier attempt has delivered, if it is whole or somebody else's; one that is torn is put right, one that
 /// is `doubted` removed: nobody may take it for whole if it cannot be written again.
-fn found(copy: &Copy<'_>) -> io::Result<Option<InMaildir>> {
-    for path in places(copy.maildir, copy.name)? {
-        match compare(copy, &path)? {
+fn found(copy: &Copy<'_>, places: &[PathBuf]) -> io::Result<Option<InMaildir>> {
+    for path in places {
+        match compare(copy, path)? {
             Found::Nothing => (),
             Found::Torn => {
-                let file = replace(copy, &path)?;
+                let file = replace(copy, path)?;
                 return Ok(Some(file));
             }
-            Found::Whole(_) if copy.doubted => fs::remove_file(&path)?,
+            Found::Whole(_) if copy.doubted => fs::remove_file(path)?,
             Found::Whole(file) | Found::Other(file) => return in_maildir(copy, file).map(Some),
         }
     }

@@ -107,16 +107,14 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     .concat();
     let size = body.size() + head.len() as u64;
     let mut copies = Vec::with_capacity(plan.maildirs.len());
-    let record = (job.channel, recipient.offset);
-    let doubted = queue.doubts((job.id, job.birth), record);
+    let (message, record) = ((job.id, job.birth), (job.channel, recipient.offset));
+    let (again, doubted) = (job.again, job.again && queue.doubts(message, record));
     for (n, dir) in plan.maildirs.iter().enumerate() {
         let name = names::name(job.birth, job.id, recipient.offset, n, &local.arguments.me, size);
-        let again = job.again;
         let copy = Copy { maildir: dir, name: name.as_ref(), head: &head, body: &body, again, doubted };
         copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
     }
     // With a forward still to come the recipient is not done.
-    let message = (job.id, job.birth);
     let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(message, record, &copies);
     if !noted {
         maildir::sync(&copies, job.again).map_err(|error| trouble(Path::new("a Maildir"), &error))?;

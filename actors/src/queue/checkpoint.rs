@@ -64,9 +64,8 @@ pub(super) struct Checkpoints {
     taken: Arc<AtomicUsize>,
     /// How many there are.
     max: OnceLock<usize>,
-    /// One at a time: what one has on its list another would vouch for.
-    under_way: Mutex<()>,
-    /// Messages that are over, whose numbers are free when a checkpoint says so.
+    /// Messages that are over, whose numbers are free when a checkpoint says so. Held through each: what one has on its list
+    /// another would vouch for.
     over: Mutex<Vec<Entry>>,
 }
 
@@ -160,13 +159,12 @@ impl Queue {
     /// Makes durable what was delivered so far, and lets the journal forget it. False: the journal could not be told.
     pub(super) fn checkpoint(&self) -> bool {
         let checkpoints = &self.0.checkpoints;
-        let _alone = checkpoints.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut over = checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(writer) = self.0.writer.load_full() else { return true };
         // In this order: what the journal says was delivered by now is on the list.
         let handled = writer.handled();
         let list = std::mem::take(&mut self.0.checkpoints.lock().list);
         let quiet = list.is_empty();
-        let mut over = std::mem::take(&mut *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner));
         let (mut lost, mut failed) = (Vec::new(), Vec::new());
         for (Delivered { noted, copies, .. }, result) in
             synced(&self.0.pool, list, &|| checkpoints.patience())
@@ -197,7 +195,6 @@ impl Queue {
         if written {
             over.drain(..).for_each(|entry| self.0.release(&entry));
         }
-        *checkpoints.over.lock().unwrap_or_else(PoisonError::into_inner) = over;
         written
     }
 

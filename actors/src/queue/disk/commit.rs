@@ -125,11 +125,9 @@ impl Commit {
             reached(Point::MessWritten);
             let meta = draft.file.metadata()?;
             let stored = Stored { id: MessageId(meta.ino()), birth: micros(meta.modified()?) };
-            let taken = || Err(io::ErrorKind::AlreadyExists.into());
-            let moved = if self.arriving.is_taken(stored.id) {
-                taken()
-            } else {
-                move_to(&draft.path, &disk.mess(stored.id))
+            let moved = match self.arriving.is_taken(stored.id) {
+                true => Err(io::ErrorKind::AlreadyExists.into()),
+                false => move_to(&draft.path, &disk.mess(stored.id)),
             };
             match moved {
                 Ok(()) => {
