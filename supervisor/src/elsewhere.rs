@@ -229,7 +229,8 @@ fn behind<'a>(name: &str, path: &'a Path) -> Option<impl Iterator<Item = &'a OsS
     Some(parts.into_iter().skip(at + 1))
 }
 
-fn real(path: &Path) -> Option<PathBuf> {
+/// Where it really is, if it is there.
+pub(crate) fn real(path: &Path) -> Option<PathBuf> {
     std::fs::canonicalize(path).ok()
 }
 

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use mailtree_protocols::journal::{Lsn, MaildirFile};
-use rustix::process::{Resource, getrlimit};
 
 use super::crash::{Point, reached};
 use super::live::{Entry, Noted};
-use super::{Queue, Shared};
+use super::{Queue, Shared, descriptors};
 use crate::maildir;
 use crate::pool::{Key, Pool};
 
@@ -95,10 +94,7 @@ impl Checkpoints {
     pub(super) fn room(&self) -> Option<Place> {
         let before = self.taken.fetch_add(1, Ordering::AcqRel);
         let place = Place(Arc::clone(&self.taken));
-        let max = *self.max.get_or_init(|| {
-            let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-            MAX.min(usize::try_from(descriptors / 4).unwrap_or(MAX))
-        });
+        let max = *self.max.get_or_init(|| MAX.min(descriptors() / 4));
         if before >= max / 2 {
             self.kick();
         }

@@ -50,6 +50,7 @@ use mailtree_protocols::envelope::{Envelope, Recipient};
 use mailtree_protocols::journal::Serial;
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::Invoker;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 
 use crate::permit::Permits;
@@ -650,6 +651,12 @@ impl Queue {
             }));
         });
     }
+}
+
+/// How many files may be open at once.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
 impl Shared {

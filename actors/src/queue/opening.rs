@@ -1,8 +1,6 @@
 //! How the queue is taken up and left: its journal is opened, emptied, given up.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -157,14 +155,6 @@ impl Queue {
                 directory.display()
             );
             return Ok(None);
-        }
-        if !directory.exists() {
-            let parent = fs::metadata(self.0.disk.root())?;
-            fs::DirBuilder::new().mode(0o700).create(directory)?;
-            if rustix::process::geteuid().is_root() {
-                std::os::unix::fs::chown(directory, Some(parent.uid()), Some(parent.gid()))?;
-            }
-            fs::File::open(self.0.disk.root())?.sync_all()?;
         }
         let identity = Identity::read(&self.0.journal_id)?;
         let journal = identity.journal.unwrap_or_else(rand::random);

@@ -189,13 +189,13 @@ impl Reception {
         let size = self.size + self.buffer.len() as u64;
         let envelope = Envelope { uid: rustix::process::getuid().as_raw(), qp: self.qp, sender, recipients };
         let bytes = envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?;
-        let journalled = match self.place(&bytes).await {
-            Some(place) => self.append(place, &envelope, alongside).await?,
-            None => None,
+        let appended = match self.place(&bytes).await {
+            Some(place) => self.append(place, envelope, alongside).await?,
+            None => Appended::NoRoom(envelope),
         };
-        let id = match journalled {
-            Some(id) => id,
-            None => self.store(bytes, envelope, size).await?,
+        let id = match appended {
+            Appended::As(id) => id,
+            Appended::NoRoom(envelope) => self.store(bytes, envelope, size).await?,
         };
         let metrics = super::service::Accepting::get();
         metrics.seconds.record(started.elapsed());
@@ -227,15 +227,14 @@ impl Reception {
         Some(Place { writer, place, room, spare: spare? })
     }
 
-    /// Into the journal; none, and nothing was done, if that is full.
+    /// Into the journal, unless that is full.
     async fn append(
         &mut self,
         Place { writer, place, room, spare }: Place,
-        envelope: &Envelope,
+        envelope: Envelope,
         alongside: Option<Alongside>,
-    ) -> Result<Option<MessageId>, Error> {
+    ) -> Result<Appended, Error> {
         let queue = self.queue.clone();
-        let envelope = envelope.clone();
         let body: Arc<[u8]> = std::mem::take(&mut self.buffer).into();
         let again = Arc::clone(&body);
         let birth = micros(SystemTime::now());
@@ -261,50 +260,46 @@ impl Reception {
         });
         let (done, answer) = oneshot::channel();
         let told = move |result: Result<mailtree_protocols::journal::Lsn, Error>| {
-            let result = result.map(|lsn| {
-                let size = body.len() as u64;
-                let mut entry = Entry::new(Backing::Journal { serial, lsn, spare }, birth, size, envelope);
-                (entry.body, entry.room, entry.place) = (Some(body), Some(room), Some(place));
-                let Queue(shared) = &queue;
-                shared.live.insert([(spare.id, entry)]);
-                match alongside {
-                    Some(Alongside::Forward(parent, channel, offset)) => {
-                        shared.live.done(parent, channel, offset);
+            let Queue(shared) = &queue;
+            let appended = match result {
+                Ok(lsn) => {
+                    let backing = Backing::Journal { serial, lsn, spare };
+                    let mut entry = Entry::new(backing, birth, body.len() as u64, envelope);
+                    (entry.body, entry.room, entry.place) = (Some(body), Some(room), Some(place));
+                    shared.live.insert([(spare.id, entry)]);
+                    match alongside {
+                        Some(Alongside::Forward(parent, channel, offset)) => {
+                            shared.live.done(parent, channel, offset);
+                        }
+                        Some(Alongside::Bounce(parent)) => shared.live.bounced(parent),
+                        None => (),
                     }
-                    Some(Alongside::Bounce(parent)) => shared.live.bounced(parent),
-                    None => (),
+                    shared.trigger.pull();
+                    Ok(Appended::As(spare.id))
                 }
-                shared.trigger.pull();
-                spare.id
-            });
-            match &result {
-                Ok(_) => (),
-                Err(Error::NoRoom) => queue.0.spares.give(spare),
-                // Its number may be in the journal: it is never given out again.
-                Err(_) => queue.0.spares.forget(spare),
-            }
+                Err(Error::NoRoom) => {
+                    shared.spares.give(spare);
+                    Ok(Appended::NoRoom(envelope))
+                }
+                Err(error) => {
+                    // Its number may be in the journal: it is never given out again.
+                    shared.spares.forget(spare);
+                    Err(error)
+                }
+            };
             // The session may have gone.
-            drop(done.send(result));
+            drop(done.send(appended));
         };
         writer.append_then(records, Box::new(told));
-        let result = answer.await.unwrap_or(Err(Error::Gone));
-        let crowded = &self.queue.0.journal_full;
-        match result {
-            Err(Error::NoRoom) => {
-                if !crowded.swap(true, Ordering::AcqRel) {
-                    tracing::warn!(
-                        "warning: the journal is full; messages go into files until there is room"
-                    );
-                }
-                self.buffer = again.to_vec();
-                Ok(None)
-            }
-            Ok(id) => {
-                crowded.store(false, Ordering::Release);
-                Ok(Some(id))
-            }
-            Err(error) => Err(error),
+        let appended = answer.await.unwrap_or(Err(Error::Gone))?;
+        let full = matches!(appended, Appended::NoRoom(_));
+        if full {
+            self.buffer = again.to_vec();
         }
+        if self.queue.0.journal_full.swap(full, Ordering::AcqRel) != full && full {
+            tracing::warn!("warning: the journal is full; messages go into files until there is room");
+        }
+        Ok(appended)
     }
 
     async fn store(&mut self, bytes: Vec<u8>, envelope: Envelope, size: u64) -> Result<MessageId, Error> {
@@ -317,6 +312,14 @@ impl Reception {
         };
         Ok(self.queue.threads()?.run(commit).await?.id)
     }
+}
+
+/// What came of a message that was to go into the journal.
+enum Appended {
+    /// It is there.
+    As(MessageId),
+    /// Nothing was done, for want of room; its envelope.
+    NoRoom(Envelope),
 }
 
 /// A place in the journal.

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Resource, getrlimit};
-
-use super::disk::spare::Spare;
 use mailtree_protocols::queue::MessageId;
+
+use super::descriptors;
+use super::disk::spare::Spare;
 
 /// Made at once, at least.
 const STEP: u64 = 64;
@@ -114,11 +114,7 @@ impl Spares {
         let mut state = self.lock();
         let made = state.made.len();
         let few = state.free.len() < (made / 4).max(16);
-        if state.making || !few || made >= MAX {
-            return None;
-        }
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        if made as u64 >= descriptors / 2 {
+        if state.making || !few || made >= MAX.min(descriptors() / 2) {
             return None;
         }
         state.making = true;

@@ -18,6 +18,7 @@ use rustix::fs::Access;
 use serde::Serialize;
 
 use crate::durable;
+use crate::elsewhere::{doubtful, find, in_time};
 
 /// Shows every setting in force with its origin; fails if one is bad.
 #[derive(Debug, clap::Args)]
@@ -301,11 +302,11 @@ impl Findings {
 
     /// Paths of another home.
     fn elsewhere(&mut self, paths: &Paths) {
-        match crate::elsewhere::doubtful(paths) {
+        match in_time(paths, doubtful) {
             Ok(said) => self.warnings.extend(said),
             Err(failure) => self.warnings.push(failure.to_string()),
         }
-        match crate::elsewhere::find(paths) {
+        match in_time(paths, find) {
             Ok(found) => {
                 for one in found {
                     self.problem(&one.file, one.to_string());

@@ -7,6 +7,7 @@ use mailtree_config::Host;
 use mailtree_config::host::Paths;
 
 use crate::control::lock;
+use crate::elsewhere::real;
 use crate::failure::Failure;
 use crate::vpopmail::Vpopmail;
 
@@ -62,7 +63,6 @@ fn relocate(home: &Path, args: &Args) -> Result<(), Failure> {
 
 /// Whether `new` is, or is in or around, one of the directories whose paths are rewritten.
 fn is_of(paths: &Paths, new: &Path) -> bool {
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
     let Some(new) = real(new) else { return false };
     let own = [&paths.home, &paths.users, &paths.alias, &paths.domains];
     own.into_iter().filter_map(|path| real(path)).any(|own| own.starts_with(&new) || new.starts_with(&own))
