@@ -19,7 +19,7 @@ use super::body::Body;
 use super::disk::{Content, Place};
 use super::{Arrival, NewMessage, Rewrite, Settled};
 use crate::maildir::DOUBTED;
-pub(super) use entry::{Addressee, Backing, Entry, Fate, Stage};
+pub(super) use entry::{Addressee, Backing, Entry, Fate, Leftover, Stage};
 
 /// The table.
 #[derive(Default)]
@@ -311,7 +311,13 @@ impl Live {
         }
         if entry.stage == Stage::Ended {
             // Files that an administrator's removal left, or that could not be removed before.
-            return if entry.backing.serial().is_some() { Ending::Over } else { Ending::Files };
+            return match entry.backing.serial() {
+                Some(serial) if entry.leftover == Leftover::Files => {
+                    Ending::Noted(Record::Ended { serial }, true)
+                }
+                Some(_) => Ending::Over,
+                None => Ending::Files,
+            };
         }
         if !removed && entry.recipients.iter().any(|one| one.fate == Fate::Open) {
             entry.stage = Stage::Fresh;
@@ -323,16 +329,23 @@ impl Live {
         entry.place = None;
         entry.struck |= removed;
         match entry.backing.serial() {
-            Some(serial) => Ending::Noted(Record::Ended { serial }, entry.leftover),
+            Some(serial) => Ending::Noted(Record::Ended { serial }, entry.leftover == Leftover::Files),
             None => Ending::Files,
         }
     }
 
-    /// What the removal of a message left, if nothing of it waits for a checkpoint.
+    /// What was written of a message in the journal and counts for nothing is gone.
+    pub(super) fn removed_leftover(&self, id: MessageId) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.leftover = Leftover::Removed;
+        }
+    }
+
+    /// What the removal of a message left, if nothing of it waits for a checkpoint or to be removed.
     pub(super) fn forget_ended(&self, id: MessageId) -> Option<Entry> {
         let mut table = self.lock();
         let entry = table.entries.get(&id)?;
-        if entry.stage != Stage::Ended || entry.unsynced > 0 {
+        if entry.stage != Stage::Ended || entry.unsynced > 0 || entry.leftover == Leftover::Files {
             return None;
         }
         table.entries.remove(&id)
@@ -476,7 +489,9 @@ impl Live {
         let Some(entry) = table.entries.get_mut(&id) else { return };
         entry.writing = false;
         // Some of its files may be there.
-        entry.leftover |= entry.backing.serial().is_some();
+        if entry.backing.serial().is_some() {
+            entry.leftover = Leftover::Files;
+        }
         let fresh = entry.stage == Stage::Fresh;
         if fresh && !table.fresh.contains(&id) {
             table.fresh.push_back(id);

@@ -60,7 +60,7 @@ pub use body::{Body, CHUNK};
 use checkpoint::Checkpoints;
 pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
-use live::{Backing, Ending, Entry, Live, Settling};
+use live::{Backing, Ending, Entry, Leftover, Live, Settling};
 pub use opening::Unemptied;
 pub use reception::{Accepted, Alongside, Held, Reception};
 pub use service::{Arguments, Message, QmailQueue};
@@ -486,6 +486,7 @@ impl Queue {
                 Answer::Later(Box::pin(async move {
                     queue.note(record).await?;
                     queue.threads()?.run(disk::End { id }).await?;
+                    queue.0.live.removed_leftover(id);
                     queue.forget(id);
                     Ok(())
                 }))
@@ -533,6 +534,7 @@ impl Queue {
                     writer.append_synced(vec![record]).await?;
                     if leftover {
                         self.threads()?.run(disk::End { id }).await?;
+                        self.0.live.removed_leftover(id);
                     }
                     // Its number is kept until nothing is under way: a delivery that reports must not mean another message.
                     return Ok(());
@@ -667,9 +669,9 @@ impl Shared {
     /// The number of an ended message is free again.
     fn release(&self, entry: &Entry) {
         match entry.backing {
+            Backing::Journal { spare, .. } if entry.leftover == Leftover::Never => self.spares.give(spare),
             // Its file became mess, or was to.
-            Backing::Journal { spare, .. } if entry.leftover => self.spares.leave(spare),
-            Backing::Journal { spare, .. } => self.spares.give(spare),
+            Backing::Journal { spare, .. } => self.spares.leave(spare),
             Backing::Todo => (),
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::disk::spare::Spare;
 use super::journal::Recovered;
-use super::live::{Addressee, Backing, Entry, Fate, Noted};
+use super::live::{Addressee, Backing, Entry, Fate, Leftover, Noted};
 use super::{Body, InMaildir, Queue, checkpoint};
 use crate::maildir;
 use crate::pool::{Key, Mounts, Pool};
@@ -93,7 +93,10 @@ impl Queue {
         let mut entries = Vec::new();
         for (one, held) in decided.into_iter().zip(held) {
             let own = one.spare();
-            let leftover = held.is_some() && disk.has_files(own.id);
+            let leftover = match held.is_some() && disk.has_files(own.id) {
+                true => Leftover::Files,
+                false => Leftover::Never,
+            };
             let numbered = held.map(|file| (own, file)).or_else(|| new.pop());
             let (spare, file) = numbered.ok_or_else(|| io::Error::other("a number is missing"))?;
             if spare != own {
@@ -281,7 +284,7 @@ impl Decided {
     }
 
     /// As it goes on; `leftover` says whether there are files of it.
-    fn entry(self, spare: Spare, leftover: bool) -> (Entry, Vec<Unrestored>) {
+    fn entry(self, spare: Spare, leftover: Leftover) -> (Entry, Vec<Unrestored>) {
         let Self { message: Replayed { accept, lsn, recipients, bounced, .. }, fates, unrestored } = self;
         let envelope =
             Envelope { uid: accept.uid, qp: accept.qp, sender: accept.sender, recipients: Vec::new() };

@@ -43,10 +43,20 @@ pub(in super::super) struct Entry {
     pub(in super::super) writing: bool,
     /// Somebody may have begun to deliver it before.
     pub(in super::super) again: bool,
-    /// It was being written out when the host crashed: there are files of it that count for nothing.
-    pub(in super::super) leftover: bool,
+    pub(in super::super) leftover: Leftover,
     /// An administrator has removed it.
     pub(in super::super) struck: bool,
+}
+
+/// Files of a message in the journal that count for nothing: it was being written out when the host crashed, or that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Leftover {
+    /// There are none.
+    Never,
+    /// There are some; the journal must know the message until they are gone.
+    Files,
+    /// There were some: the file with its number may have been among them.
+    Removed,
 }
 
 /// What keeps a message safe.
@@ -151,7 +161,7 @@ impl Entry {
             unsynced: 0,
             writing: false,
             again: false,
-            leftover: false,
+            leftover: Leftover::Never,
             struck: false,
         }
     }

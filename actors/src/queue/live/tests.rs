@@ -294,3 +294,21 @@ fn a_number_that_is_given_out_again_before_its_old_message_is_gone_stays_with_th
     live.remove_ended(ID);
     assert!(!live.knows(ID));
 }
+
+#[test]
+fn the_journal_knows_a_message_until_what_was_written_of_it_is_gone() {
+    let live = journalled(&["b@here", "c@there"]);
+    arrived(&live);
+    live.leave(ID).unwrap();
+    live.stayed(ID);
+    let (noted, _) = live.delivered((ID, BIRTH), (Channel::Local, 0), copies()).unwrap();
+    assert!(matches!(live.end(ID, true), Ending::Noted(_, true)));
+    // A checkpoint comes between the note that it has ended and the end of its files.
+    assert!(live.durable(noted).is_none());
+    assert_eq!(live.needed(), Some(Lsn(7)));
+    assert!(matches!(live.end(ID, true), Ending::Noted(_, true)), "they could not be removed the first time");
+    live.removed_leftover(ID);
+    assert!(matches!(live.end(ID, true), Ending::Over));
+    assert!(live.forget_ended(ID).is_some());
+    assert_eq!(live.needed(), None);
+}
