@@ -7,6 +7,7 @@ use std::time::Duration;
 use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::Arrivals;
+use mailtree_tests::peer::Peer;
 use mailtree_tests::wait::wait_until;
 use rustix::process::Signal;
 
@@ -116,4 +117,29 @@ fn a_journal_that_vanished_refuses_the_start() {
         bob.look();
         bob.copies.contains_key("alone")
     });
+}
+
+#[test]
+fn what_was_written_of_a_message_before_one_crash_is_gone_after_the_next_one() {
+    let peer = Peer::obliging();
+    let setup =
+        Setup::new().control("concurrencyremote", "0\n").control("smtproutes", &peer.route("far.test"));
+    let mut host = setup.env("MAILTREE_CRASH_POINT", "channels-written").start();
+    while host.ended().is_none() {
+        // Whoever counts the queue has it written into files: mess and remote, and then no info.
+        if segment_with(&host, "X-Letter: once").is_some() {
+            host.run(&["qmail-qstat"]);
+        } else {
+            host.send("sender@mx.test", &["x@far.test"], &letter("once", 100));
+        }
+    }
+    host.control("concurrencyremote", "20\n");
+    // It is delivered and ends; the host dies before any of the files is gone.
+    host.relaunch_with(&[("MAILTREE_CRASH_POINT", "todo-unlinked")]);
+    wait_until("the second crash", PATIENCE, || host.ended().is_some());
+    let taken = peer.received().len();
+    assert!(taken >= 1);
+    host.restart_with(&[]);
+    host.wait_queue_empty(PATIENCE);
+    assert_eq!(host.queue_files(), Vec::<PathBuf>::new());
 }

@@ -49,7 +49,7 @@ impl Queue {
         if messages.is_empty() {
             return Ok(Over::default());
         }
-        let found = messages.len();
+        let found = messages.iter().filter(|one| !one.ended).count();
         let looking = Looking::new(self.0.pool.clone());
         let decided =
             futures_util::future::join_all(messages.into_iter().map(|one| looking.decide(one))).await;

@@ -7,7 +7,6 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::{PemObject, SectionKind};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error, InconsistentKeys};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -43,15 +42,14 @@ impl Identity {
         let Some(leaf) = chain.first() else { return Err(bad("no certificate".into())) };
         let certificate = describe(path, leaf).map_err(bad)?;
         let key = key.ok_or_else(|| bad("a certificate without a private key".into()))?;
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
-            bad(match error {
-                Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    "the private key does not belong to the first certificate".into()
-                }
-                other => format!("unusable certificate or private key: {other}"),
-            })
-        })?;
-        Ok(Some(Self { key: Arc::new(key), certificate }))
+        let key = provider.key_provider.load_private_key(key);
+        let key = key.map_err(|error| bad(format!("unusable private key: {error}")))?;
+        // Compared here and not by `CertifiedKey::from_der`, which looks into the certificate as a client would: what a client
+        // thinks of version 1, or of an extension nobody knows, is the client's affair.
+        if key.public_key().is_some_and(|own| own.as_ref() != public_key(leaf)) {
+            return Err(bad("the private key does not belong to the first certificate".into()));
+        }
+        Ok(Some(Self { key: Arc::new(CertifiedKey::new(chain, key)), certificate }))
     }
 }
 
@@ -89,18 +87,50 @@ fn sections(pem: &[u8]) -> Result<Sections, String> {
     let encrypted = |line: &[u8]| {
         line.starts_with(b"-----BEGIN ENCRYPTED ") || line.starts_with(b"Proc-Type: 4,ENCRYPTED")
     };
+    let pem = plain(pem);
     if pem.split(|&byte| byte == b'\n').any(encrypted) {
         return Err("the private key is encrypted; nobody is here to type its passphrase".into());
     }
     let (mut chain, mut key) = (Vec::new(), None);
-    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
-        let (kind, der) = section.map_err(|error| format!("no PEM: {error}"))?;
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem) {
+        let (kind, mut der) = section.map_err(|error| format!("no PEM: {error}"))?;
         match kind {
-            SectionKind::Certificate => chain.push(CertificateDer::from(der)),
+            SectionKind::Certificate => {
+                // Behind a trusted certificate stands what OpenSSL alone is to know of it.
+                if let Ok((beyond, _)) = X509Certificate::from_der(&der) {
+                    der.truncate(der.len() - beyond.len());
+                }
+                chain.push(CertificateDer::from(der));
+            }
             kind => key = key.or_else(|| PrivateKeyDer::from_pem(kind, der)),
         }
     }
     Ok((chain, key))
+}
+
+/// PEM without what only OpenSSL reads (PEM_read_bio, PEM_X509_TRUSTED): a byte order mark before a line, blanks behind it,
+/// older labels of a certificate.
+fn plain(pem: &[u8]) -> Vec<u8> {
+    const LABELS: [(&[u8], &[u8]); 4] = [
+        (b"-----BEGIN TRUSTED CERTIFICATE-----", b"-----BEGIN CERTIFICATE-----"),
+        (b"-----END TRUSTED CERTIFICATE-----", b"-----END CERTIFICATE-----"),
+        (b"-----BEGIN X509 CERTIFICATE-----", b"-----BEGIN CERTIFICATE-----"),
+        (b"-----END X509 CERTIFICATE-----", b"-----END CERTIFICATE-----"),
+    ];
+    let mut plain = Vec::with_capacity(pem.len());
+    for line in pem.split(|&byte| byte == b'\n') {
+        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line).trim_ascii_end();
+        let known = LABELS.iter().find(|(label, _)| *label == line);
+        plain.extend_from_slice(known.map_or(line, |(_, label)| label));
+        plain.push(b'\n');
+    }
+    plain
+}
+
+/// The public key in a certificate, as `SubjectPublicKeyInfo`; empty if it is none.
+fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> &'a [u8] {
+    X509Certificate::from_der(certificate)
+        .map_or(&[], |(_, certificate)| certificate.tbs_certificate.subject_pki.raw)
 }
 
 fn describe(path: &Path, leaf: &CertificateDer<'_>) -> Result<Certificate, String> {
@@ -172,6 +202,39 @@ mod tests {
         for (number, pem) in table.iter().enumerate() {
             let identity = read(pem).unwrap_or_else(|error| panic!("{number}: {error}")).unwrap();
             assert_eq!(identity.certificate.names, ["mail.example.org"]);
+        }
+    }
+
+    #[test]
+    fn what_openssl_reads_is_read() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["mail.example.org".to_owned()]).unwrap();
+        let plain = params.self_signed(&key).unwrap();
+        let mut unknown = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        unknown.set_criticality(true);
+        params.custom_extensions.push(unknown);
+        let odd = params.self_signed(&key).unwrap().pem();
+        let labelled = |label: &str, der: &[u8]| {
+            format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+        };
+        // What `-trustout` adds: a sequence of purposes.
+        let trusted = [plain.der(), &[0x30, 0x02, 0x30, 0x00][..]].concat();
+        let own = key.serialize_pem();
+        let table = [
+            format!("\u{feff}{}{own}", plain.pem()),
+            format!("{own}\u{feff}{}", plain.pem()),
+            format!("{}{own}", labelled("TRUSTED CERTIFICATE", &trusted)),
+            format!("{}{own}", labelled("X509 CERTIFICATE", plain.der())),
+            format!("{odd}{own}"),
+            format!("{}{own}", plain.pem()).replace('\n', " \r\n"),
+        ];
+        for (number, pem) in table.iter().enumerate() {
+            let identity = read(pem).unwrap_or_else(|error| panic!("{number}: {error}")).unwrap();
+            assert_eq!(identity.certificate.names, ["mail.example.org"], "{number}");
+            assert_eq!(
+                identity.key.cert[0].as_ref().len(),
+                if number == 4 { identity.key.cert[0].len() } else { plain.der().len() }
+            );
         }
     }
 

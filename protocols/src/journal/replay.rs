@@ -15,7 +15,7 @@ pub struct Replayed {
     pub recipients: Vec<Fate>,
     /// `qp` of its bounce, if that is queued.
     pub bounced: Option<u64>,
-    /// Nothing is left to do for it but to look after what is [`Fate::InDoubt`].
+    /// Nothing is left to do for it but to look after what is [`Fate::InDoubt`], and to remove what was written of it.
     pub ended: bool,
 }
 
@@ -263,9 +263,6 @@ impl Replay {
             return;
         }
         live.ended = true;
-        if !live.recipients.iter().any(|fate| matches!(fate, Fate::InDoubt { .. })) {
-            self.messages.remove(&serial);
-        }
     }
 }
 

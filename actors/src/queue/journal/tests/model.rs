@@ -390,10 +390,6 @@ impl Life {
         }
         if message.ended {
             assert!(ended.count() > 0, "message {serial} never ended");
-            let doubtful = |event: &Event| {
-                event.lsn >= self.durable && matches!(event.what, What::Done { maildir: true, .. })
-            };
-            assert!(known.events.iter().any(doubtful), "message {serial} is kept for nothing");
         }
         let doubtful = known.doubtful(self.claimed, Lsn(u64::MAX));
         for (n, fate) in message.recipients.iter().enumerate() {
