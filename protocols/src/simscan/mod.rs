@@ -2,6 +2,7 @@
 
 pub mod attachment;
 pub mod clamd;
+mod decoders;
 pub mod hits;
 pub mod log;
 mod names;

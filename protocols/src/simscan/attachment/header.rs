@@ -1,13 +1,17 @@
 //! The header of a part, as far as it says what the part is and what it is called.
 
-use super::super::names::{boundaries, names};
-use super::TooComplex;
+use super::super::names::{boundaries, location, names};
+use super::content::Opened;
+use super::{TooComplex, trimmed};
 
 /// Bytes of one header field that is looked into.
 const MAX_FIELD: usize = 64 * 1024;
 
+/// Ends of the names of files that are opened as mails, whatever their types are.
+const MAILS: [&str; 6] = [".eml", ".mht", ".mhtml", ".nws", ".mim", ".mime"];
+
 /// How a body is encoded (RFC 2045 6).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Base64,
     QuotedPrintable,
@@ -18,6 +22,7 @@ enum Field {
     Type,
     Disposition,
     Encoding,
+    Location,
 }
 
 /// What has been read of a header. Of contradicting fields all count.
@@ -31,8 +36,15 @@ pub(super) struct Header {
     pub(super) digest: bool,
     /// It is a message, or something else that begins with a header.
     pub(super) message: bool,
+    /// It has a type that is none of text.
+    file: bool,
+    /// Its name is that of a file that is opened as a mail.
+    mail: bool,
     pub(super) boundaries: Vec<Vec<u8>>,
-    pub(super) encoding: Option<Encoding>,
+    pub(super) encodings: Vec<Encoding>,
+    /// It has a name that no program misses.
+    named: bool,
+    locations: Vec<Vec<u8>>,
 }
 
 impl Header {
@@ -44,7 +56,7 @@ impl Header {
         budget: &mut usize,
         found: &mut dyn FnMut(&str),
     ) -> Result<(), TooComplex> {
-        let folded = line.starts_with(b" ") || line.starts_with(b"\t");
+        let folded = line.starts_with(b" ") || line.starts_with(b"\t") || self.is_continued_by(line);
         if folded || after_cr {
             if let Some((_, value)) = &mut self.field {
                 value.push(b'\n');
@@ -65,31 +77,69 @@ impl Header {
         Ok(())
     }
 
+    /// Whether programs mend the line, which is not indented: the one before is not complete, and this one is no field.
+    fn is_continued_by(&self, line: &[u8]) -> bool {
+        let Some((Field::Type | Field::Disposition, value)) = &self.field else { return false };
+        let incomplete = value.trim_ascii_end().last().is_some_and(|b| b";=".contains(b));
+        let is_field = line.iter().find(|b| b":=".contains(b)) == Some(&b':');
+        line.starts_with(b";") || incomplete && !is_field
+    }
+
+    /// How the body is opened.
+    pub(super) fn opened(&self) -> Opened {
+        match (self.mail, self.file) {
+            (true, _) => Opened::Mail,
+            (false, true) => Opened::File,
+            (false, false) => Opened::Text,
+        }
+    }
+
+    /// The header has ended.
+    pub(super) fn end(&mut self, budget: &mut usize, found: &mut dyn FnMut(&str)) -> Result<(), TooComplex> {
+        self.finish(budget, found)?;
+        for location in self.locations.drain(..).filter(|_| !self.named) {
+            location::names(&location, &mut noting(&mut self.mail, found));
+        }
+        Ok(())
+    }
+
     /// The field being read has ended.
-    pub(super) fn finish(
-        &mut self,
-        budget: &mut usize,
-        found: &mut dyn FnMut(&str),
-    ) -> Result<(), TooComplex> {
+    fn finish(&mut self, budget: &mut usize, found: &mut dyn FnMut(&str)) -> Result<(), TooComplex> {
         let Some((field, value)) = self.field.take() else { return Ok(()) };
         if value.len() > MAX_FIELD {
             return Err(TooComplex);
         }
         let unfolded: Vec<u8> = value.iter().copied().filter(|&b| b != b'\n').collect();
-        if let Field::Encoding = field {
-            let has = |word: &[u8]| memchr::memmem::find(&unfolded.to_ascii_lowercase(), word).is_some();
-            let base64 = has(b"base64").then_some(Encoding::Base64);
-            let encoding = base64.or_else(|| has(b"quoted-printable").then_some(Encoding::QuotedPrintable));
-            self.encoding = self.encoding.or(encoding);
-            return Ok(());
-        }
-        names(&unfolded, budget, found)?;
         let lines = value.split(|&b| b == b'\n').map(<[u8]>::trim_ascii_start);
         // Some programs take the blanks of folding away.
         let joined: Vec<u8> = lines.flatten().copied().collect();
         let folded = value.contains(&b'\n');
+        match field {
+            Field::Encoding => {
+                let lower = unfolded.to_ascii_lowercase();
+                for (word, encoding) in [
+                    (b"base64".as_slice(), Encoding::Base64),
+                    (b"quoted-printable", Encoding::QuotedPrintable),
+                ] {
+                    let says = memchr::memmem::find(&lower, word).is_some();
+                    if says && !self.encodings.contains(&encoding) {
+                        self.encodings.push(encoding);
+                    }
+                }
+                return Ok(());
+            }
+            Field::Location => {
+                *budget = budget.checked_sub(1).ok_or(TooComplex)?;
+                self.locations.extend(folded.then_some(unfolded));
+                self.locations.push(joined);
+                return Ok(());
+            }
+            Field::Type | Field::Disposition => {}
+        }
+        let mut noted = noting(&mut self.mail, found);
+        self.named |= names(&unfolded, budget, &mut noted)?;
         if folded {
-            names(&joined, budget, found)?;
+            self.named |= names(&joined, budget, &mut noted)?;
         }
         if let Field::Type = field {
             self.typed = true;
@@ -100,6 +150,7 @@ impl Header {
             self.multipart |= has(b"multipart/");
             self.digest |= has(b"multipart/digest");
             self.message |= has(b"message/");
+            self.file |= !kind.is_empty() && !has(b"text/");
             boundaries(&unfolded, budget, &mut self.boundaries)?;
             if folded {
                 boundaries(&joined, budget, &mut self.boundaries)?;
@@ -107,6 +158,24 @@ impl Header {
         }
         Ok(())
     }
+}
+
+/// Passes names on, and notes when one is that of a mail.
+fn noting<'a>(mail: &'a mut bool, found: &'a mut dyn FnMut(&str)) -> impl FnMut(&str) + 'a {
+    move |name| {
+        *mail |= opened(name) == Opened::Mail;
+        found(name);
+    }
+}
+
+/// How a file of this name is opened.
+pub(super) fn opened(name: &str) -> Opened {
+    let name = trimmed(name).as_bytes();
+    let ends = |mail: &str| {
+        let end = name.get(name.len().wrapping_sub(mail.len())..);
+        end.is_some_and(|end| end.eq_ignore_ascii_case(mail.as_bytes()))
+    };
+    if MAILS.into_iter().any(ends) { Opened::Mail } else { Opened::File }
 }
 
 /// A field that is looked into, and the rest of its line.
@@ -118,6 +187,7 @@ fn field(line: &[u8]) -> Option<(Field, &[u8])> {
         b"content-type" => Field::Type,
         b"content-disposition" => Field::Disposition,
         b"content-transfer-encoding" => Field::Encoding,
+        b"content-location" => Field::Location,
         _ => return None,
     };
     Some((field, &line[colon + 1..]))

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn exe(message: &str) -> Result<Option<String>, TooComplex> {
+pub(super) fn exe(message: &str) -> Result<Option<String>, TooComplex> {
     blocked(message.as_bytes(), &[".exe".to_owned()])
 }
 
-fn is_found(message: &str) -> bool {
+pub(super) fn is_found(message: &str) -> bool {
     matches!(exe(message), Ok(Some(_)))
 }
 
@@ -58,6 +58,31 @@ fn a_field_hides_no_name() {
         "X: y\rContent-Disposition: attachment; filename=a.exe",
         "X: y\r\r\nContent-Disposition: attachment; filename=a.exe",
         "no colon\nContent-Disposition: attachment; filename=a.exe",
+        // A line that is not indented, after a semicolon.
+        "Content-Type: application/zip; x-unix-mode=0600;\nname=\"a.exe\"",
+        "Content-Type: application/zip; \t\nname = a.exe\nContent-Transfer-Encoding: base64",
+        "Content-Type: application/zip;\nname=\"C:\\a.exe\"",
+        "Content-Type: application/zip;\nx=y;\n z=w;\nname=a.exe",
+        "Content-Type: application/zip;\nname=\"a\n .exe\"",
+        "Content-Type: application/zip;\nname*0=\"a.\";\nname*1=exe",
+        "Content-Disposition: attachment;\nfilename=a.exe\nX: y",
+        "Content-Disposition: attachment;\nfilename=\n\"a.exe\"",
+        "Content-Disposition: attachment\n; filename=a.exe",
+        "Content-Disposition: attachment;\nContent-Type: x/y; name=a.exe",
+        // RFC 2557.
+        "Content-Location: a.exe",
+        "content-location : http://files.example/a.exe",
+        "Content-Location: http://files.example/a%2Eexe",
+        "Content-Location: http://files.example/a.exe?x=/y",
+        "Content-Location: http://files.example/a.exe#part",
+        "Content-Location: http://files.example/b/\n a.exe",
+        "Content-Location: \"file:///C:\\temp\\a.exe\"",
+        "Content-Location: C:\\temp\\a.exe",
+        "Content-Location: <http://files.example/a.exe>",
+        "Content-Location: =?utf-8?q?http=3A//files.example/a=2Eexe?=",
+        "Content-Location: thismessage:/a.exe (comment)",
+        "Content-Location: a.txt\nContent-Location: a.exe",
+        "Content-Type: x/y; name=\"\"\nContent-Location: a.exe",
         // RFC 2231.
         "Content-Disposition: attachment; filename*=utf-8''a%2eexe",
         "Content-Disposition: attachment; filename*=utf-8'en'a.exe; filename=a.txt",
@@ -71,6 +96,21 @@ fn a_field_hides_no_name() {
         "Content-Disposition: attachment; filename*1=a.; filename*2=exe",
         "Content-Disposition: attachment; filename*=utf-16le''a%00.%00e%00x%00e%00",
         "Content-Type: x/y;\n name*0*=utf-8''a;\n name*1=.e;\n name*2=xe",
+        "Content-Disposition: attachment; filename*0=a.exe; filename*2=.txt",
+        "Content-Disposition: attachment; filename*=utf-16''%FE%FF%00a%00.%00e%00x%00e",
+        "Content-Disposition: attachment; filename*=utf-16''a%00.%00e%00x%00e%00",
+        "Content-Disposition: attachment; filename*=UTF-16''%00a%00.%00e%00x%00e",
+        "Content-Disposition: attachment; filename*0*=utf-16be''%00a%00; filename*1*=.%00e%00x%00e",
+        "Content-Disposition: attachment; filename*0*=utf-16le''a%00.%00e%00x; filename*1*=%00e%00",
+        "Content-Disposition: attachment; filename*=utf-32''%FF%FE%00%00a%00%00%00.%00%00%00e%00%00%00x%00%00%00e%00%00%00",
+        "Content-Disposition: attachment; filename*=utf-32be''%00%00%00a%00%00%00.%00%00%00e%00%00%00x%00%00%00e",
+        "Content-Disposition: attachment; filename*=utf-7''a+AC4-exe",
+        "Content-Disposition: attachment; filename*=utf-7''a+AC4AZQB4AGU",
+        "Content-Disposition: attachment; filename*=utf-7''+AGE.exe",
+        "Content-Disposition: attachment; filename*=iso-2022-kr''a.e%0e%0fxe",
+        "Content-Disposition: attachment; filename*=hz-gb-2312''a%2eexe",
+        "Content-Disposition: attachment; filename*=ibm037''%81%4b%85%a7%85",
+        "Content-Disposition: attachment; filename=\"=?utf-16?b?AGEALgBlAHgAZQ==?=\"",
         // RFC 2047, where it does not belong.
         "Content-Disposition: attachment; filename=\"=?utf-8?Q?a=2Eexe?=\"",
         "Content-Disposition: attachment; filename==?utf-8?b?YS5leGU=?=",
@@ -157,6 +197,30 @@ fn harmless_messages_pass() {
         "Content-Type: text/plain\n\n--b\nContent-Disposition: attachment; filename=a.exe\n",
         "\nwe begin 644 a.exe\nbegin 644 a.exe\nis how uuencode begins\n",
         "X-Name: x; name=a.exe\n\n",
+        // RFC 2045 5.1: what stands in quotes is a value, what stands in parentheses a comment.
+        "Content-Disposition: attachment; filename=\"www.a.exe;Rechnung.pdf\"\n\n",
+        "Content-Disposition: attachment; filename=\"www.a.exe;\n Rechnung.pdf\"\n\n",
+        "Content-Disposition: attachment; filename=\"a.exe\\\"b.txt\"\n\n",
+        "Content-Disposition: attachment; filename=\"a.exe\\\".txt\"; size=3\n\n",
+        "Content-Type: text/plain; x-url=\"http://files.example/?name=setup.exe\"\n\n",
+        "Content-Type: text/plain; x-url=\"http://files.example/?x; name=setup.exe\"; charset=utf-8\n\n",
+        "Content-Type: text/plain; x-note=\"say \\\"; name=setup.exe; \\\" please\"\n\n",
+        "Content-Type: text/plain; x-url=http://files.example/?name=setup.exe\n\n",
+        "Content-Type: text/plain; x-url=http://files.example/?a=b&name=setup.exe; charset=\"utf-8\n\n",
+        "Content-Type: text/plain; x-name=setup.exe; x.name=\"setup.exe\"; rename=setup.exe\n\n",
+        "Content-Type: text/plain (name=setup.exe); charset=us-ascii (not name=setup.exe)\n\n",
+        "Content-Disposition: attachment; filename*0=\"www.a.exe\"; filename*1=\"-Rechnung.pdf\"\n\n",
+        "Content-Disposition: attachment; filename*=utf-16''a%00.%00e%00x%00e%00.%00t%00x%00t%00\n\n",
+        "Content-Type: text/plain\nname=a.exe\n\n",
+        "Content-Type: text/plain;\nX-Name: name=a.exe\n\n",
+        // The name of a host, a query, an address are no file's. A part with a name has no other.
+        "Content-Location: http://www.a.exe\n\n",
+        "Content-Location: http://www.a.exe/\n\n",
+        "Content-Location: http://files.example/get.html?name=/a.exe\n\n",
+        "Content-Location: http://files.example/page.html#a.exe\n\n",
+        "Content-Location: cid:part1.0815@www.a.exe\n\n",
+        "Content-Type: image/gif; name=logo.gif\nContent-Location: http://files.example/a.exe\n\n",
+        "Content-Base: http://files.example/a.exe\n\n",
         "",
         "\n",
         ":",
