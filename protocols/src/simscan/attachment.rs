@@ -325,7 +325,7 @@ impl Walk<'_> {
             self.spend()?;
             if begin.is_followed_by(rest) {
                 (self.found)(&begin.name);
-                let (bytes, read) = begin.decode(rest);
+                let (bytes, read) = begin.decode(rest)?;
                 self.charge(read)?;
                 self.file(&bytes, opened(&begin.name), depth)?;
             }

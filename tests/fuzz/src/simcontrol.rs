@@ -71,11 +71,12 @@ fn attachments(data: &[u8]) {
     let (mut names, mut refused) = (0, false);
     let walked = attachment::names(&message, &mut |name| {
         names += 1;
-        // Three bytes for each that is no UTF-8, one byte of some charset may be as many.
-        assert!(name.len() <= 3 * message.len() + 16, "a name longer than the message");
+        // Three bytes for each that is no UTF-8, one byte of some charset may be as many; twice as many zeros in uuencode.
+        assert!(name.len() <= 6 * message.len() + 16 * 1024, "a name longer than the message");
         refused |= name.to_ascii_lowercase().ends_with(".exe");
     });
-    assert!(names <= 40 * message.len().min(20_000), "more names than a message can hold");
+    // What is decoded holds names again: at most eight times as much as the message.
+    assert!(names <= 160 * (8 * message.len()).min(10_000), "more names than a message can hold");
     match (walked, attachment::blocked(&message, &suffixes)) {
         (Ok(()), Ok(blocked)) => {
             assert!(blocked.is_some() || !refused);

@@ -36,7 +36,7 @@ pub(super) struct Header {
     pub(super) digest: bool,
     /// It is a message, or something else that begins with a header.
     pub(super) message: bool,
-    /// It has a type that is none of text.
+    /// It has a name, or a type that is none of text.
     file: bool,
     /// Its name is that of a file that is opened as a mail.
     mail: bool,
@@ -98,7 +98,7 @@ impl Header {
     pub(super) fn end(&mut self, budget: &mut usize, found: &mut dyn FnMut(&str)) -> Result<(), TooComplex> {
         self.finish(budget, found)?;
         for location in self.locations.drain(..).filter(|_| !self.named) {
-            location::names(&location, &mut noting(&mut self.mail, found));
+            location::names(&location, &mut noting(&mut self.mail, &mut self.file, found));
         }
         Ok(())
     }
@@ -115,54 +115,60 @@ impl Header {
         let joined: Vec<u8> = lines.flatten().copied().collect();
         let folded = value.contains(&b'\n');
         match field {
-            Field::Encoding => {
-                let lower = unfolded.to_ascii_lowercase();
-                for (word, encoding) in [
-                    (b"base64".as_slice(), Encoding::Base64),
-                    (b"quoted-printable", Encoding::QuotedPrintable),
-                ] {
-                    let says = memchr::memmem::find(&lower, word).is_some();
-                    if says && !self.encodings.contains(&encoding) {
-                        self.encodings.push(encoding);
-                    }
-                }
-                return Ok(());
-            }
+            Field::Encoding => self.encoded(&unfolded.to_ascii_lowercase()),
             Field::Location => {
                 *budget = budget.checked_sub(1).ok_or(TooComplex)?;
                 self.locations.extend(folded.then_some(unfolded));
                 self.locations.push(joined);
-                return Ok(());
             }
-            Field::Type | Field::Disposition => {}
-        }
-        let mut noted = noting(&mut self.mail, found);
-        self.named |= names(&unfolded, budget, &mut noted)?;
-        if folded {
-            self.named |= names(&joined, budget, &mut noted)?;
-        }
-        if let Field::Type = field {
-            self.typed = true;
-            let kind = joined.split(|&b| b == b';').next().unwrap_or_default();
-            let kind: Vec<u8> =
-                kind.iter().filter(|b| b.is_ascii_graphic()).map(u8::to_ascii_lowercase).collect();
-            let has = |word: &[u8]| memchr::memmem::find(&kind, word).is_some();
-            self.multipart |= has(b"multipart/");
-            self.digest |= has(b"multipart/digest");
-            self.message |= has(b"message/");
-            self.file |= !kind.is_empty() && !has(b"text/");
-            boundaries(&unfolded, budget, &mut self.boundaries)?;
-            if folded {
-                boundaries(&joined, budget, &mut self.boundaries)?;
+            Field::Type | Field::Disposition => {
+                let is_type = matches!(field, Field::Type);
+                if is_type {
+                    self.typed(&joined);
+                }
+                for text in [Some(&unfolded), folded.then_some(&joined)].into_iter().flatten() {
+                    let mut noted = noting(&mut self.mail, &mut self.file, found);
+                    self.named |= names(text, budget, &mut noted)?;
+                    if is_type {
+                        boundaries(text, budget, &mut self.boundaries)?;
+                    }
+                }
             }
         }
         Ok(())
     }
+
+    fn encoded(&mut self, field: &[u8]) {
+        for (word, encoding) in
+            [(b"base64".as_slice(), Encoding::Base64), (b"quoted-printable", Encoding::QuotedPrintable)]
+        {
+            if memchr::memmem::find(field, word).is_some() && !self.encodings.contains(&encoding) {
+                self.encodings.push(encoding);
+            }
+        }
+    }
+
+    fn typed(&mut self, field: &[u8]) {
+        self.typed = true;
+        let kind = field.split(|&b| b == b';').next().unwrap_or_default();
+        let kind: Vec<u8> =
+            kind.iter().filter(|b| b.is_ascii_graphic()).map(u8::to_ascii_lowercase).collect();
+        let has = |word: &[u8]| memchr::memmem::find(&kind, word).is_some();
+        self.multipart |= has(b"multipart/");
+        self.digest |= has(b"multipart/digest");
+        self.message |= has(b"message/");
+        self.file |= !kind.is_empty() && !has(b"text/");
+    }
 }
 
-/// Passes names on, and notes when one is that of a mail.
-fn noting<'a>(mail: &'a mut bool, found: &'a mut dyn FnMut(&str)) -> impl FnMut(&str) + 'a {
+/// Passes names on, and notes when there is one, and when it is that of a mail.
+fn noting<'a>(
+    mail: &'a mut bool,
+    file: &'a mut bool,
+    found: &'a mut dyn FnMut(&str),
+) -> impl FnMut(&str) + 'a {
     move |name| {
+        *file |= !name.is_empty();
         *mail |= opened(name) == Opened::Mail;
         found(name);
     }

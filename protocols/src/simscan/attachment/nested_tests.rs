@@ -109,6 +109,7 @@ fn a_part_that_is_a_mail_is_looked_into() {
         coded("Content-Type: message/rfc822", &inner),
         coded("Content-Type: message/rfc822", format!("\r\n{inner}")),
         coded("Content-Type: text/plain; name=\"mail.EML\"", &inner),
+        coded("Content-Type: text/plain; name=mail.txt", &inner),
         coded("Content-Disposition: attachment; filename*=utf-8''m%2eeml", &inner),
         coded("Content-Type: x/y; name=a.eml", "Content-Type: application/x; name=a.exe\n\n"),
         mixed(&format!("Content-Type: application/octet-stream\n{qp}\n\n{quoted}")),
@@ -277,6 +278,7 @@ fn bombs_of_encoded_parts_are_refused_soon() {
         alike,
         coded("Content-Type: x/y", tnef(&[title("a").repeat(20_000)])),
         text(&uu("a", "x").repeat(20_000)),
+        text(&format!("begin 644 a.eml\n{}", "M!\n".repeat(10_000)).repeat(300)),
         coded("Content-Type: x/y", uu("a", "x").repeat(20_000)),
     ] {
         assert_eq!(exe(&message), Err(TooComplex), "{}", &message[..60]);

@@ -102,6 +102,8 @@ fn a_field_hides_no_name() {
         "Content-Disposition: attachment; filename*=UTF-16''%00a%00.%00e%00x%00e",
         "Content-Disposition: attachment; filename*0*=utf-16be''%00a%00; filename*1*=.%00e%00x%00e",
         "Content-Disposition: attachment; filename*0*=utf-16le''a%00.%00e%00x; filename*1*=%00e%00",
+        "Content-Disposition: attachment; filename*=utf-16''%54%0D%00.%00e%00x%00e",
+        "Content-Disposition: attachment; filename*=utf-32''%00%01%00%00.%00%00%00e%00%00%00x%00%00%00e%00%00%00",
         "Content-Disposition: attachment; filename*=utf-32''%FF%FE%00%00a%00%00%00.%00%00%00e%00%00%00x%00%00%00e%00%00%00",
         "Content-Disposition: attachment; filename*=utf-32be''%00%00%00a%00%00%00.%00%00%00e%00%00%00x%00%00%00e",
         "Content-Disposition: attachment; filename*=utf-7''a+AC4-exe",

@@ -1,9 +1,16 @@
 //! uuencode (POSIX.1-2017, uuencode): files in text, which old programs take for attachments wherever they stand.
 
 use super::super::decoders::Base64;
+use super::TooComplex;
 
 /// Bytes behind a line that begins a file at which is looked to see whether it does.
 const MAX_AHEAD: usize = 64;
+
+/// Times its text that a file may be long, beside [`MAX_SMALL`]: blanks that got lost are made up for.
+const MAX_GROWTH: usize = 2;
+
+/// Bytes a file may have whatever its text has.
+const MAX_SMALL: usize = 4096;
 
 /// Longest name of a file.
 const MAX_NAME: usize = 1024;
@@ -36,7 +43,7 @@ impl Begin {
     }
 
     /// The file, and how many bytes were read for it: up to its end, or the first line that does not belong to it.
-    pub(super) fn decode(&self, rest: &[u8]) -> (Vec<u8>, usize) {
+    pub(super) fn decode(&self, rest: &[u8]) -> Result<(Vec<u8>, usize), TooComplex> {
         let mut bytes = Vec::new();
         let mut read = 0;
         for line in rest.split_inclusive(|&b| b == b'\n') {
@@ -50,11 +57,14 @@ impl Begin {
                 break;
             }
             read += line.len();
+            if bytes.len() > MAX_SMALL + MAX_GROWTH * read {
+                return Err(TooComplex);
+            }
         }
         if self.base64 {
             bytes.extend(Base64::new(&rest[..read]));
         }
-        (bytes, read)
+        Ok((bytes, read))
     }
 }
 

@@ -17,9 +17,9 @@ pub(super) fn in_charset(charset: &[u8], text: &[u8]) -> String {
     if is(b"utf32") || is(b"ucs4") {
         return utf32(text);
     }
-    // The decoder takes what tells no order for little-endian (against RFC 2781 4.3): a zero in front says otherwise.
-    let unordered = is(b"utf16") || is(b"ucs2") || is(b"unicode");
-    if unordered && text.first() == Some(&0) && !is(b"le") {
+    // The decoder takes what tells no order for little-endian (against RFC 2781 4.3): it is that of most zeros.
+    let unordered = (is(b"utf16") || is(b"ucs2") || is(b"unicode")) && !is(b"le");
+    if unordered && is_big_endian(text) {
         return charset_decoder(b"utf-16be").map_or_else(String::new, |decoder| decoder(text));
     }
     match charset_decoder(charset) {
@@ -49,12 +49,19 @@ fn utf7(text: &[u8]) -> String {
     out
 }
 
-/// Of either order: a character has a zero in front.
+/// Whether UTF-16 has more zeros in front of a character than behind it.
+fn is_big_endian(text: &[u8]) -> bool {
+    let zeros = |at: usize| text.as_chunks::<2>().0.iter().filter(|unit| unit[at] == 0).count();
+    zeros(0) > zeros(1)
+}
+
+/// Of either order: the first byte of a character is zero, or the last.
 fn utf32(text: &[u8]) -> String {
-    let big = text.first() == Some(&0);
+    let (units, _) = text.as_chunks::<4>();
+    let big = units.iter().all(|unit| unit[0] == 0);
     let read = if big { u32::from_be_bytes } else { u32::from_le_bytes };
-    let units = text.as_chunks().0.iter().map(|unit| read(*unit));
-    units.filter(|&unit| unit != 0xfeff).map(|unit| char::from_u32(unit).unwrap_or('\u{fffd}')).collect()
+    let characters = units.iter().map(|unit| char::from_u32(read(*unit)));
+    characters.map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
 }
 
 /// What all code pages of EBCDIC have in common, as far as it stands in names.
