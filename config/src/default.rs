@@ -37,6 +37,8 @@ pub const SEGMENTS: usize = 8;
 pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(30);
 /// DNS questions asked at once.
 pub const RESOLVER_IN_FLIGHT: usize = 1024;
+/// Bytes of answers that the resolver keeps.
+pub const RESOLVER_CACHE: u64 = 8 * 1024 * 1024;
 /// Threads that check passwords.
 pub const AUTH_THREADS: usize = 2;
 /// Passwords that wait to be checked.

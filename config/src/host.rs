@@ -226,6 +226,9 @@ pub struct Resolver {
     /// Questions asked at once, 1 to 65000.
     #[serde(deserialize_with = "unit::ranged::<_, _, 1, 65000>")]
     pub in_flight: usize,
+    /// Bytes of answers that are kept until they expire.
+    #[serde(deserialize_with = "unit::bytes")]
+    pub cache: u64,
 }
 
 /// Delivery to other hosts.
@@ -297,6 +300,7 @@ impl Default for Resolver {
             servers: Vec::new(),
             deadline: default::RESOLVER_DEADLINE,
             in_flight: default::RESOLVER_IN_FLIGHT,
+            cache: default::RESOLVER_CACHE,
         }
     }
 }
@@ -454,6 +458,7 @@ impl Host {
         }
         list.time("resolver.deadline", self.resolver.deadline);
         list.add("resolver.in_flight", self.resolver.in_flight);
+        list.add("resolver.cache", self.resolver.cache);
         list.add("remote.port", self.remote.port);
         match self.remote.outgoing_ip {
             Some(address) => list.add("remote.outgoing_ip", address),

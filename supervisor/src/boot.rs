@@ -193,8 +193,9 @@ fn resolver(shared: Shared) -> ServiceSpec {
     spec("resolver", QUICK, move |supervise| {
         let shared = shared.clone();
         Box::pin(async move {
-            let servers = shared.configuration.read().resolver.servers.clone();
-            let arguments = resolver::Arguments { resolver: shared.front.resolver.clone(), servers };
+            let mailtree_config::host::Resolver { servers, cache, .. } =
+                shared.configuration.read().resolver.clone();
+            let arguments = resolver::Arguments { resolver: shared.front.resolver.clone(), servers, cache };
             let (dns, _) = Actor::spawn_linked(None, Dns, arguments, supervise).await?;
             Ok(Started::new(dns))
         })

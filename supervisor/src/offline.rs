@@ -29,8 +29,8 @@ pub(crate) fn run<T>(host: &Host, ask: impl AsyncFnOnce(&Front) -> Result<T, Fai
                 host.paths().journal_id,
             ),
         );
-        let arguments =
-            Arguments { resolver: front.resolver.clone(), servers: host.resolver.servers.clone() };
+        let mailtree_config::host::Resolver { servers, cache, .. } = host.resolver.clone();
+        let arguments = Arguments { resolver: front.resolver.clone(), servers, cache };
         let (dns, running) = Actor::spawn(None, Dns, arguments)
             .await
             .map_err(|error| Failure::temporary(format!("unable to start the resolver: {error}")))?;

@@ -1,11 +1,13 @@
 //! Which addresses take mail for a domain, in the order in which they are tried (qmail-remote; RFC 5321 5.1).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use mailtree_protocols::address;
 use mailtree_protocols::report::{Class, Report, safe};
 use mailtree_protocols::smtproutes::{RelayHost, Route};
 use rand::seq::SliceRandom;
+use tokio::time::Instant;
 
 use super::ipme::is_me;
 use crate::resolver::{Failure, Mx, Resolver};
@@ -13,17 +15,24 @@ use crate::resolver::{Failure, Mx, Resolver};
 /// Addresses that are tried for one delivery.
 const MAX_ADDRESSES: usize = 32;
 
+/// Exchangers that are looked up side by side, the best first. Whoever names more is not asked for them.
+const MAX_NAMES: usize = 16;
+
+/// How long it may take to find all addresses of a destination: its delivery holds a place of concurrencyremote meanwhile.
+const FINDING: Duration = Duration::from_secs(60);
+
 /// The addresses for `domain`, best first, and the port if `smtproutes` names one.
 pub(super) async fn addresses(
     resolver: &Resolver,
     domain: &[u8],
     route: &Route,
 ) -> Result<(Vec<IpAddr>, Option<u16>), Report> {
+    let deadline = Instant::now() + FINDING;
     match route {
         Route::Relay { host, port } => {
             let mut addresses = match host {
                 RelayHost::Address(ip) => vec![*ip],
-                RelayHost::Name(name) => lookup(resolver, name).await?,
+                RelayHost::Name(name) => lookup(resolver, name, deadline).await?,
             };
             if addresses.is_empty() {
                 return Err(no_exchanger());
@@ -31,16 +40,17 @@ pub(super) async fn addresses(
             addresses.truncate(MAX_ADDRESSES);
             Ok((addresses, *port))
         }
-        Route::Mx => exchangers(resolver, domain).await.map(|addresses| (addresses, None)),
+        Route::Mx => exchangers(resolver, domain, deadline).await.map(|addresses| (addresses, None)),
     }
 }
 
-async fn exchangers(resolver: &Resolver, domain: &[u8]) -> Result<Vec<IpAddr>, Report> {
+async fn exchangers(resolver: &Resolver, domain: &[u8], deadline: Instant) -> Result<Vec<IpAddr>, Report> {
     if let Some(ip) = address::literal(domain) {
         return if is_me(ip) { Err(best_is_me()) } else { Ok(vec![ip]) };
     }
     let name = String::from_utf8(domain.to_vec()).map_err(|_| no_host(domain))?;
-    let mut mx = resolver.mx(&name).await.map_err(|failure| no_answer(&failure, domain))?;
+    let mut mx =
+        in_time(deadline, resolver.mx(&name)).await.map_err(|failure| no_answer(&failure, domain))?;
     if let [Mx { host, .. }] = &*mx
         && host.is_empty()
     {
@@ -52,13 +62,16 @@ async fn exchangers(resolver: &Resolver, domain: &[u8]) -> Result<Vec<IpAddr>, R
         mx.push(Mx { preference: 0, host: name.clone() });
     }
     in_order(&mut mx);
+    mx.truncate(MAX_NAMES);
+    let asked = mx.iter().map(|mx| lookup(resolver, &mx.host, deadline));
+    let answers = futures_util::future::join_all(asked).await;
     let mut found: Vec<(u16, IpAddr)> = Vec::new();
     let (mut trouble, mut me) = (None, None);
-    for Mx { preference, host } in mx {
+    for (Mx { preference, .. }, answer) in mx.into_iter().zip(answers) {
         if me.is_some_and(|me| preference >= me) || found.len() >= MAX_ADDRESSES {
             break;
         }
-        match lookup(resolver, &host).await {
+        match answer {
             Ok(addresses) => {
                 for ip in addresses {
                     if is_me(ip) {
@@ -92,8 +105,18 @@ fn in_order(mx: &mut [Mx]) {
     mx.sort_by_key(|mx| mx.preference);
 }
 
-async fn lookup(resolver: &Resolver, host: &str) -> Result<Vec<IpAddr>, Report> {
-    resolver.addresses(host).await.map_err(|failure| no_answer(&failure, host.as_bytes()))
+async fn lookup(resolver: &Resolver, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, Report> {
+    let addresses = in_time(deadline, resolver.addresses(host)).await;
+    addresses.map_err(|failure| no_answer(&failure, host.as_bytes()))
+}
+
+/// The answer, if it comes before `deadline`.
+async fn in_time<T>(
+    deadline: Instant,
+    asked: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let answer = tokio::time::timeout_at(deadline, asked).await;
+    answer.unwrap_or_else(|_| Err(Failure::Temporary("no answer in time".into())))
 }
 
 fn no_answer(failure: &Failure, host: &[u8]) -> Report {

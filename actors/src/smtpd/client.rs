@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use mailtree_protocols::tcprules::Variables;
 
+use crate::resolver::Resolver;
+
 /// A client.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Client {
     /// Where it is.
     pub(super) peer: SocketAddr,
@@ -13,7 +15,12 @@ pub(super) struct Client {
     pub(super) local: SocketAddr,
     /// The environment of its session: the service's, tcpserver's, then the rule's.
     pub(super) variables: Variables,
+    /// For questions that it is the reason of; they are counted.
+    pub(super) resolver: Resolver,
 }
+
+/// Questions to name servers that a session may be the reason of: forty senders with an SPF record as deep as may be.
+pub(super) const QUESTIONS: usize = 1000;
 
 impl Client {
     /// TCPREMOTEIP.

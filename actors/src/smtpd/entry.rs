@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::Client;
+use super::client::{Client, QUESTIONS};
 use super::{Smtpd, count_replies};
 use crate::filter::rblsmtpd;
 use crate::resolver::Resolver;
@@ -136,7 +136,7 @@ pub(super) fn client(
     for (name, value) in hit.into_iter().flat_map(|hit| hit.variables) {
         variables.set(name, value);
     }
-    Client { peer, local, variables }
+    Client { peer, local, variables, resolver: smtpd.resolver.counted(QUESTIONS) }
 }
 
 impl Smtpd {
@@ -252,7 +252,7 @@ pub(super) async fn secure(connection: &mut Connection, context: Arc<Context>) -
 async fn rejected(smtpd: &Smtpd, client: &Client) -> Option<Rejection> {
     let decision = match from_env(client.variables.get("RBLSMTPD")) {
         // A variable counts only where there is an rblsmtpd to look at it, or where it names a text.
-        Decision::Undecided => rblsmtpd::ask(&smtpd.rblsmtpd.options, client.ip(), &smtpd.resolver).await,
+        Decision::Undecided => rblsmtpd::ask(&smtpd.rblsmtpd.options, client.ip(), &client.resolver).await,
         decided => decided,
     };
     match decision {

@@ -200,7 +200,7 @@ impl Asked<'_> {
             let trouble: String = match checked.await {
                 Ok(Ok(Step::Done(event))) => return event,
                 Ok(Ok(Step::Mx(domain))) => {
-                    mx = Some(takes_mail(&domain, &self.smtpd.resolver).await);
+                    mx = Some(takes_mail(&domain, &self.client.resolver).await);
                     continue;
                 }
                 Ok(Err(error)) => error.to_string(),

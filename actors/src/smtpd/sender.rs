@@ -73,7 +73,7 @@ impl Talk {
         let event = loop {
             match chkuser::sender::check(&settings, sender, smtputf8, mx) {
                 Step::Done(event) => break event,
-                Step::Mx(domain) => mx = Some(takes_mail(&domain, &self.smtpd.resolver).await),
+                Step::Mx(domain) => mx = Some(takes_mail(&domain, &self.client.resolver).await),
             }
         };
         self.conclude(&settings, event, b"").await
@@ -88,7 +88,7 @@ impl Talk {
         let helo = self.session.helo().unwrap_or_default();
         let receiver = &self.controls.me;
         let client = spf::Client { ip: self.client.ip(), helo, sender, receiver, now: unix_now() };
-        let outcome = filter::spf::check(&client, &self.controls.spf, &self.smtpd.resolver).await;
+        let outcome = filter::spf::check(&client, &self.controls.spf, &self.client.resolver).await;
         let header = spf::received_spf(&client, &outcome);
         let (result, ip, pid) = (outcome.result, client.ip, self.connection.end.pid());
         let decision = spf::decide(behavior, &outcome);
