@@ -26,7 +26,13 @@ impl Sockets {
     /// # Errors
     /// When the address cannot be bound: temporary, for whoever has it may let it go.
     pub fn listen(&self, service: &str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-        let failed = |error: io::Error| StartError::Temporary(format!("unable to bind {address}: {error}"));
+        let failed = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => "; a port below 1024 needs root or CAP_NET_BIND_SERVICE",
+                _ => "",
+            };
+            StartError::Temporary(format!("unable to bind {address}: {error}{advice}"))
+        };
         let mut sockets = self.lock();
         let ours = sockets.entry(service.to_owned()).or_default();
         let kept = ours.iter().find(|(configured, _)| *configured == address);

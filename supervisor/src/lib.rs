@@ -6,6 +6,7 @@ pub mod control;
 mod durable;
 mod elsewhere;
 pub mod failure;
+pub mod notify;
 mod offline;
 mod password;
 pub mod queue_requests;

@@ -6,6 +6,7 @@ use std::io;
 use ractor::concurrency::JoinHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::notify::Manager;
 use crate::svscan::Tree;
 
 /// The signals the host hears, from the moment this exists.
@@ -56,8 +57,14 @@ impl Signals {
         })
     }
 
-    /// Passes signals on until the tree has ended. `alarm` is the service ALRM is for.
-    pub async fn pass_on(mut self, tree: &Tree, alarm: &str, mut ended: JoinHandle<()>) -> Ending {
+    /// Passes signals on until the tree has ended. `alarm` is the service ALRM is for; `manager` hears of a stop.
+    pub async fn pass_on(
+        mut self,
+        tree: &Tree,
+        alarm: &str,
+        mut ended: JoinHandle<()>,
+        manager: &Manager,
+    ) -> Ending {
         let mut ending = Ending::Lost;
         loop {
             let heard = tokio::select! {
@@ -74,6 +81,7 @@ impl Signals {
                 Heard::Alarm => tree.alarm(alarm),
                 Heard::Stop if ending == Ending::Lost => {
                     ending = Ending::Stopped;
+                    manager.stopping();
                     tree.stop()
                 }
                 Heard::Stop => {

@@ -23,6 +23,7 @@ use crate::command::init;
 use crate::control::lock;
 use crate::elsewhere;
 use crate::failure::Failure;
+use crate::notify::Manager;
 use crate::signals::{Ending, Signals};
 use crate::status::{Phase, Row};
 use crate::svscan::{Options, Tree};
@@ -99,6 +100,8 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let ending = runtime.block_on(async {
         let signals = Signals::install()
             .map_err(|error| Failure::temporary(format!("unable to hear signals: {error}")))?;
+        let manager = Manager::from_env()
+            .map_err(|error| Failure::temporary(format!("unable to start a thread: {error}")))?;
         let tree = Tree::default();
         let me = first_line(&paths.control.join("me"));
         let held = hold || host.hold;
@@ -124,11 +127,14 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
                 }
             })
         });
-        let ending = signals.pass_on(&tree, "send", ended).await;
+        let ending = tokio::select! {
+            ending = signals.pass_on(&tree, "send", ended, &manager) => ending,
+            never = manager.follow(&tree) => match never {},
+        };
         if let Some(greeting) = greeting {
             greeting.abort();
         }
-        let emptied = queue.close(grace).await;
+        let emptied = manager.outlast(queue.close(grace)).await;
         emptied.map(|()| ending).map_err(|left| Failure::temporary(left.to_string()))
     });
     // Blocked threads of a tree that was killed must not hold up the exit.

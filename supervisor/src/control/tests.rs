@@ -11,6 +11,7 @@ use ractor::concurrency::JoinHandle;
 use serde_json::json;
 
 use super::*;
+use crate::notify::Manager;
 use crate::signals::{Ending, Signals};
 use crate::status::Phase;
 use crate::svscan::{Options, Tree};
@@ -213,7 +214,7 @@ async fn signals_hup_and_then_term() {
     }
     let passed = tokio::spawn({
         let tree = tree.clone();
-        async move { signals.pass_on(&tree, "send", ended).await }
+        async move { signals.pass_on(&tree, "send", ended, &Manager::default()).await }
     });
     // ALRM is for a service this host does not have; HUP brings back what left.
     kill_process(getpid(), Signal::ALARM).unwrap();
