@@ -23,6 +23,7 @@ mod journal;
 mod memory;
 mod metrics;
 mod mx;
+mod packaging;
 mod power_cut;
 mod qmailqueue;
 mod queue_as_found;
