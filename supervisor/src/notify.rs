@@ -189,4 +189,23 @@ mod tests {
             assert_eq!(status(&rows), expected);
         }
     }
+
+    /// A manager that wants a sign of life every 2 ms, and what it is told.
+    fn manager() -> (Manager, Receiver<Message>) {
+        let (sender, receiver) = sync_channel(WAITING);
+        (Manager { messages: Some(sender), watchdog: Some(Duration::from_millis(1)) }, receiver)
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_from_svscan_there_is_no_sign_of_life() {
+        let (manager, told) = manager();
+        let nobody = Tree::default();
+        let followed = tokio::time::timeout(Duration::from_millis(50), manager.follow(&nobody)).await;
+        assert!(followed.is_err());
+        assert!(told.try_recv().is_err());
+        // Nor is the host ready; what is left to do at the end counts as life.
+        let work = tokio::time::sleep(Duration::from_millis(20));
+        manager.outlast(work).await;
+        assert!(matches!(told.try_recv(), Ok(Message::Alive)));
+    }
 }

@@ -230,7 +230,7 @@ mod needs_fail2ban {
             &[
                 "EHLO a:10.0.0.1>_rcpt_<x>_:_y",
                 &plain("bob@mx.test", "secret-of-the-test"),
-                "MAIL FROM:<bob@mx.test>",
+                "MAIL FROM:<>",
                 "RCPT TO:<bob@mx.test>",
             ],
         );
@@ -241,10 +241,10 @@ mod needs_fail2ban {
                 &[
                     "EHLO a:b:10.0.0.1>_rcpt_<>",
                     "MAIL FROM:<\"a::> remote <b:c:10.0.0.1> rcpt <>\"@far.test>",
-                    "MAIL FROM:<a@far.test>",
+                    "MAIL FROM:<>",
                     "RCPT TO:<\"nobody> remote <b:c:10.0.0.1>\"@mx.test>",
                     "RCPT TO:<x:10.0.0.1@mx.test>",
-                    "RCPT TO:<x@far.test>",
+                    "RCPT TO:<nobody@mx.test>",
                 ],
             );
         }
@@ -272,7 +272,7 @@ mod needs_fail2ban {
         });
         for ip in ["192.0.2.3", "192.0.2.69", "2001:db8::3"] {
             let lines = last.iter().filter(|found| *found == ip).count();
-            assert!(lines >= 4, "{ip}: {lines} in {}", host.log());
+            assert_eq!(lines, 4, "{ip} in {}", host.log());
         }
         let mut auth = found("mailtree-auth", &host.log());
         auth.sort();
