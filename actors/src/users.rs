@@ -1,29 +1,36 @@
 //! users: who may say that he is who (vchkpw). Passwords are checked on threads of their own, at low priority: a flood of
 //! logins must not slow the mail.
 //!
-//! Owns: the threads. Asks: nobody. Asked by: sessions. Dies when: a thread cannot be started. After a restart: guessing is
-//! still remembered; checks that were under way are answered on the old threads.
+//! Owns: the threads, `auth.trusted`. Asks: nobody. Asked by: sessions. Dies when: a thread cannot be started. After a
+//! restart: guessing is still remembered; checks that were under way are answered on the old threads.
+
+mod trust;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use mailtree_config::network::Network;
-use mailtree_protocols::auth::throttle::{self, Attempt, Limits, Throttle};
+use mailtree_protocols::auth::throttle::{self, Attempt, Limits, Throttle, Trusted};
 use mailtree_protocols::auth::vchkpw::{self, Login, Outcome, Service};
 use mailtree_protocols::auth::{Credentials, Proof};
 use mailtree_protocols::vpasswd::flag;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
+use crate::clock::unix_now;
 use crate::permit::{Permit, Permits};
 use crate::service::StartError;
 use crate::vpopmail::Vpopmail;
 
 /// A check that takes longer is given up.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often it is kept who is trusted.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// How much nicer the threads are than the rest of the host.
 const NICE: i32 = 10;
@@ -37,6 +44,8 @@ pub struct Users {
     throttle: Arc<Mutex<Throttle>>,
     allow: Arc<ArcSwap<Vec<Network>>>,
     begin: Instant,
+    /// Who was trusted before this process is known.
+    restored: Arc<Once>,
 }
 
 /// Who asks.
@@ -74,6 +83,7 @@ impl Users {
             throttle: Arc::new(Mutex::new(Throttle::new(Limits::default(), rand::random()))),
             allow: Arc::default(),
             begin: Instant::now(),
+            restored: Arc::new(Once::new()),
         }
     }
 
@@ -86,9 +96,7 @@ impl Users {
             Err(outcome) => return self.told(outcome, &service, &credentials.user, credentials, asker),
         };
         let account = login.address();
-        if !self.wait(&account, asker.ip).await {
-            return Verdict::TooMany;
-        }
+        let Some(_under_way) = self.wait(&account, asker.ip).await else { return Verdict::TooMany };
         let users = self.clone();
         let (job, job_service, whose) = (credentials.clone(), service.clone(), login);
         let decided = self.on_a_thread(move || users.decide(&whose, &job, &job_service)).await;
@@ -108,23 +116,35 @@ impl Users {
         }
     }
 
-    /// Waits as long as the guessing at this account, and from this network, asks for. `false`: too much of it.
-    pub async fn wait(&self, account: &[u8], ip: IpAddr) -> bool {
-        let verdict = self.lock().before(&self.attempt(account, ip));
-        match verdict {
-            throttle::Verdict::Go => true,
-            throttle::Verdict::Wait(milliseconds) => {
-                count("slowed");
-                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-                true
-            }
+    /// Waits as long as the guessing at this account, and from this network, asks for. None: too much of it. What is
+    /// returned is held until the verdict is remembered.
+    pub async fn wait(&self, account: &[u8], ip: IpAddr) -> Option<UnderWay> {
+        let attempt = self.attempt(account, ip);
+        let verdict = self.lock().before(&attempt);
+        let refused = || {
+            count("throttled");
+            let name = account.escape_ascii();
+            tracing::warn!("qmail-smtpd: warning: too many wrong passwords for {name} or from {ip}");
+        };
+        let milliseconds = match verdict {
             throttle::Verdict::Refuse => {
-                count("throttled");
-                let name = account.escape_ascii();
-                tracing::warn!("qmail-smtpd: warning: too many wrong passwords for {name} or from {ip}");
-                false
+                refused();
+                return None;
+            }
+            throttle::Verdict::Wait(milliseconds) => milliseconds,
+            throttle::Verdict::Go => 0,
+        };
+        let under_way =
+            UnderWay { users: self.clone(), account: account.to_vec(), ip, allowed: attempt.allowed };
+        if milliseconds > 0 {
+            count("slowed");
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            if self.lock().is_refused(&self.attempt(account, ip)) {
+                refused();
+                return None;
             }
         }
+        Some(under_way)
     }
 
     /// Remembers how a check ended.
@@ -143,8 +163,42 @@ impl Users {
 
     fn attempt<'a>(&self, account: &'a [u8], client: IpAddr) -> Attempt<'a> {
         let allowed = self.allow.load().iter().any(|network| network.contains(client));
-        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Attempt { account, client, allowed, now }
+        Attempt { account, client, allowed, now: self.now() }
+    }
+
+    /// Milliseconds of a clock that does not go back.
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes over who was trusted when the host was stopped. Blocks.
+    fn restore(&self, path: &Path) {
+        let (now, today) = (self.now(), unix_now());
+        let until = |trusted: Trusted| {
+            let left = trusted.until.checked_sub(today).filter(|left| *left > 0)?;
+            Some(Trusted { until: now.saturating_add(left.saturating_mul(1000)), ..trusted })
+        };
+        match trust::read(path) {
+            Ok(Some((key, trusted))) => {
+                let trusted = trusted.into_iter().filter_map(until);
+                *self.lock() = Throttle::restored(Limits::default(), key, trusted);
+            }
+            Ok(None) => (),
+            Err(error) => tracing::warn!("warning: {}: {error}: nobody is trusted yet", path.display()),
+        }
+    }
+
+    /// Keeps who is trusted, if anybody is new. Blocks.
+    fn keep(&self, path: &Path) {
+        let (now, today) = (self.now(), unix_now());
+        let changed = self.lock().trusted(now);
+        let Some((key, mut trusted)) = changed else { return };
+        for one in &mut trusted {
+            one.until = today.saturating_add(one.until.saturating_sub(now) / 1000);
+        }
+        if let Err(error) = trust::write(path, key, &trusted) {
+            tracing::warn!("warning: unable to write {}: {error}", path.display());
+        }
     }
 
     /// Logs an outcome as vchkpw does.
@@ -208,6 +262,22 @@ fn count(result: &'static str) {
     metrics::counter!("mailtree_auth_total", "result" => result).increment(1);
 }
 
+/// An attempt that has not come to its end.
+pub struct UnderWay {
+    users: Users,
+    account: Vec<u8>,
+    ip: IpAddr,
+    allowed: bool,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Self { users, account, ip, allowed } = self;
+        let attempt = Attempt { allowed: *allowed, ..users.attempt(account, *ip) };
+        users.lock().over(&attempt);
+    }
+}
+
 /// The way to the threads.
 struct Threads {
     jobs: Sender<Job>,
@@ -245,15 +315,40 @@ pub struct Arguments {
     pub waiting: usize,
     /// Networks that are not slowed.
     pub allow: Vec<Network>,
+    /// Where networks are kept from which passwords were right.
+    pub trusted: PathBuf,
 }
 
+/// Its state: whose trust is kept, and where.
+pub struct State {
+    users: Users,
+    trusted: PathBuf,
+}
+
+impl State {
+    async fn keep(&self) {
+        let (users, trusted) = (self.users.clone(), self.trusted.clone());
+        drop(tokio::task::spawn_blocking(move || users.keep(&trusted)).await);
+    }
+}
+
+/// Its only message: who is trusted is to be kept.
+pub struct Keep;
+
 impl Actor for Vchkpw {
-    type Msg = ();
-    type State = ();
+    type Msg = Keep;
+    type State = State;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, _: ActorRef<()>, arguments: Arguments) -> Result<(), ActorProcessingErr> {
-        let Arguments { users, threads, waiting, allow } = arguments;
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Keep>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Arguments { users, threads, waiting, allow, trusted } = arguments;
+        let (restoring, path) = (users.clone(), trusted.clone());
+        let restored = move || restoring.restored.call_once(|| restoring.restore(&path));
+        tokio::task::spawn_blocking(restored).await?;
         let (sender, receiver) = bounded(waiting);
         for n in 0..threads {
             let receiver = receiver.clone();
@@ -265,6 +360,22 @@ impl Actor for Vchkpw {
         users.allow.store(Arc::new(allow));
         let waiting = Permits::new("passwords", waiting);
         users.threads.store(Some(Arc::new(Threads { jobs: sender, waiting })));
+        myself.send_interval(KEPT, || Keep);
+        Ok(State { users, trusted })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Keep>,
+        Keep: Keep,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.keep().await;
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Keep>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.keep().await;
         Ok(())
     }
 }

@@ -332,6 +332,8 @@ pub struct Paths {
     pub run: PathBuf,
     /// Which journal of the queue is this host's.
     pub journal_id: PathBuf,
+    /// Networks from which passwords were right.
+    pub trusted: PathBuf,
 }
 
 impl Paths {
@@ -394,6 +396,7 @@ impl Host {
             domains: joined(&self.home, &self.vpopmail_home).join("domains"),
             run: self.home.join("run"),
             journal_id: self.home.join("journal.id"),
+            trusted: self.home.join("auth.trusted"),
         }
     }
 

@@ -47,6 +47,17 @@ pub fn split(address: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
+/// The address with its domain in A-labels, as everybody else knows it (RFC 5890 2.3.2.4); what has none stays as it is.
+pub fn in_a_labels(address: Vec<u8>) -> Vec<u8> {
+    let (local, Some(domain)) = split(&address) else { return address };
+    let ascii = std::str::from_utf8(domain).ok().filter(|domain| !domain.is_ascii());
+    let ascii = ascii.and_then(|domain| idna::domain_to_ascii(domain).ok());
+    match ascii.filter(|ascii| is_domain(ascii.as_bytes())) {
+        Some(ascii) => [local, b"@", ascii.as_bytes()].concat(),
+        None => address,
+    }
+}
+
 /// The address as it stands between `<` and `>` on the wire: the local part quoted where RFC 5321 needs it. The empty
 /// address is the null reverse-path. `None` if no quoting can carry it: control characters, a broken domain.
 pub fn quoted(address: &[u8]) -> Option<Vec<u8>> {
@@ -210,6 +221,20 @@ fn unquote(path: &[u8]) -> Result<Vec<u8>, PathError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_domain_in_another_script_is_known_by_its_a_labels() {
+        for (address, known) in [
+            ("bob@b\u{fc}cher.example", "bob@xn--bcher-kva.example"),
+            ("b\u{f6}b@B\u{dc}CHER.example", "b\u{f6}b@xn--bcher-kva.example"),
+            ("bob@xn--bcher-kva.example", "bob@xn--bcher-kva.example"),
+            ("bob@Example.org", "bob@Example.org"),
+            ("b\u{f6}b", "b\u{f6}b"),
+            ("bob@\u{2488}.example", "bob@\u{2488}.example"),
+        ] {
+            assert_eq!(in_a_labels(address.into()), known.as_bytes());
+        }
+    }
 
     #[test]
     fn paths() {

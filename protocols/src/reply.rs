@@ -282,37 +282,37 @@ impl Refusal {
 
     /// AUTH: the name or the proof is wrong (RFC 4954 6).
     pub const fn auth_failed() -> Self {
-        Self::fixed(535, 7, 1, "authentication failed (#5.7.1)")
+        Self::fixed(535, 7, 8, "authentication failed (#5.7.8)")
     }
 
     /// AUTH in a session that is authenticated.
     pub const fn auth_already() -> Self {
-        Self::fixed(503, 5, 0, "you're already authenticated (#5.5.0)")
+        Self::fixed(503, 5, 1, "you're already authenticated (#5.5.1)")
     }
 
     /// AUTH between MAIL and the end of the message.
     pub const fn auth_in_transaction() -> Self {
-        Self::fixed(503, 5, 0, "no auth during mail transaction (#5.5.0)")
+        Self::fixed(503, 5, 1, "no auth during mail transaction (#5.5.1)")
     }
 
     /// AUTH with a mechanism that is not offered.
     pub const fn auth_type_unimplemented() -> Self {
-        Self::fixed(504, 5, 1, "auth type unimplemented (#5.5.1)")
+        Self::fixed(504, 5, 4, "auth type unimplemented (#5.5.4)")
     }
 
     /// The client ended the exchange with `*`.
     pub const fn auth_canceled() -> Self {
-        Self::fixed(501, 0, 0, "auth exchange canceled (#5.0.0)")
+        Self::fixed(501, 7, 0, "auth exchange canceled (#5.7.0)")
     }
 
     /// Bad base64, or a response the mechanism does not know.
     pub const fn auth_malformed() -> Self {
-        Self::fixed(501, 5, 4, "malformed auth input (#5.5.4)")
+        Self::fixed(501, 5, 2, "malformed auth input (#5.5.2)")
     }
 
     /// AUTH could not be decided: what verifies passwords failed.
     pub const fn auth_temporary() -> Self {
-        Self::fixed(454, 3, 0, "oops, problem with child and I can't auth (#4.3.0)")
+        Self::fixed(454, 7, 0, "oops, problem with child and I can't auth (#4.7.0)")
     }
 
     /// AUTH is not tried: too many failures before (RFC 4954 6). qmail has no such text.
@@ -322,12 +322,12 @@ impl Refusal {
 
     /// Mail before authentication where it is required.
     pub const fn auth_required() -> Self {
-        Self::fixed(530, 7, 1, "Authorization required (#5.7.1)")
+        Self::fixed(530, 7, 0, "Authorization required (#5.7.0)")
     }
 
     /// AUTH with a password on a connection without TLS.
     pub const fn auth_without_tls() -> Self {
-        Self::fixed(538, 3, 3, "auth not available without TLS (#5.3.3)")
+        Self::fixed(538, 7, 11, "auth not available without TLS (#5.7.11)")
     }
 
     /// The envelope sender is not the one who authenticated.

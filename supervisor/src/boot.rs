@@ -206,12 +206,14 @@ fn users(shared: Shared) -> ServiceSpec {
     spec("users", QUICK, move |supervise| {
         let shared = shared.clone();
         Box::pin(async move {
-            let auth = shared.configuration.read().auth.clone();
+            let host = shared.configuration.read();
+            let auth = host.auth.clone();
             let arguments = users::Arguments {
                 users: shared.front.users.clone(),
                 threads: auth.threads,
                 waiting: auth.waiting,
                 allow: auth.allow,
+                trusted: host.paths().trusted,
             };
             let (vchkpw, _) = Actor::spawn_linked(None, Vchkpw, arguments, supervise).await?;
             Ok(Started::deaf(vchkpw.get_cell()))

@@ -135,7 +135,7 @@ mod needs_openssl {
         assert!(reply.contains("\n250-AUTH LOGIN PLAIN\n") && !reply.contains("STARTTLS"), "{reply}");
         assert_eq!(
             client.say("MAIL FROM:<sender@mx.test>", 530).text(),
-            "530 5.7.1 Authorization required (#5.7.1)"
+            "530 5.7.0 Authorization required (#5.7.0)"
         );
         client.auth_plain("bob@mx.test", "secret-of-the-test").unwrap().expect(235);
         client.deliver("sender@mx.test", "bob@mx.test", "Subject: x\n\nx\n");

@@ -87,7 +87,7 @@ fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
 }
 
 fn note(source: &Source, answer: &Answer) {
-    let base = source.base();
+    let base = source.shown();
     let result = match answer {
         Answer::Listed(_) => "listed",
         Answer::NotListed => "not-listed",
@@ -97,6 +97,5 @@ fn note(source: &Source, answer: &Answer) {
         }
         Answer::Failed => "failed",
     };
-    metrics::counter!("mailtree_rblsmtpd_answers_total", "source" => base.to_owned(), "result" => result)
-        .increment(1);
+    metrics::counter!("mailtree_rblsmtpd_answers_total", "source" => base, "result" => result).increment(1);
 }

@@ -36,9 +36,9 @@ impl Talk {
 
     async fn checkpassword(&self, program: &Program, credentials: &Credentials, asker: Asker) -> Verdict {
         let account = credentials.user.to_ascii_lowercase();
-        if !self.smtpd.users.wait(&account, asker.ip).await {
+        let Some(_under_way) = self.smtpd.users.wait(&account, asker.ip).await else {
             return Verdict::TooMany;
-        }
+        };
         let (permits, deadline) = &self.smtpd.programs;
         let Some(_permit) = permits.try_acquire() else { return Verdict::Temporary };
         let Ok(input) = checkpassword_input(credentials, unix_now().to_string().as_bytes()) else {

@@ -169,10 +169,10 @@ impl Smtpd {
             Decision::Undecided if sources.is_empty() => ("no lists".to_owned(), None),
             Decision::Undecided => {
                 let decision = rblsmtpd::ask(&self.rblsmtpd.options, client.ip(), &self.resolver).await;
-                let bases = sources.iter().map(Source::base).collect::<Vec<_>>().join(", ");
+                let bases = sources.iter().map(Source::shown).collect::<Vec<_>>().join(", ");
                 let why = match &decision {
-                    Decision::Reject { source: Some(n), .. } => format!("listed in {}", sources[*n].base()),
-                    Decision::Accept { source: Some(n) } => format!("listed in {}", sources[*n].base()),
+                    Decision::Reject { source: Some(n), .. } => format!("listed in {}", sources[*n].shown()),
+                    Decision::Accept { source: Some(n) } => format!("listed in {}", sources[*n].shown()),
                     _ => format!("not listed in {bases}"),
                 };
                 told(decision, why)

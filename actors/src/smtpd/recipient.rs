@@ -81,6 +81,7 @@ impl Talk {
         let Some(recipient) = self.session.forward_path().map(<[u8]>::to_vec) else {
             return Err(Refusal::mail_first());
         };
+        let recipient = address::in_a_labels(recipient);
         let count = self.session.transaction().map_or(0, |transaction| transaction.forward_paths.len());
         let asked = self.asked();
         asked.fits(count)?;
@@ -159,6 +160,10 @@ impl Asked<'_> {
     /// Whether validrcptto has the recipient. One that it has not is refused, unless chkuser is to say; clients that may
     /// relay send to whom they like.
     pub(super) fn is_valid(&self, recipient: &[u8], chkuser: bool) -> Result<bool, Refusal> {
+        // Must be taken without a domain as well (RFC 5321 4.5.1).
+        if recipient.eq_ignore_ascii_case(b"postmaster") {
+            return Ok(true);
+        }
         let Some(list) = self.controls.validrcptto.as_ref().filter(|_| !self.relays) else {
             return Ok(false);
         };

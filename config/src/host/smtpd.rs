@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use mailtree_protocols::rblsmtpd::source::masked;
 use serde::{Deserialize, Deserializer};
 
 use super::joined_texts;
@@ -108,7 +109,7 @@ impl Smtpd {
         add("rules", self.rules.display().to_string());
         add("reverse_dns", self.reverse_dns.as_str().to_owned());
         add("proxies", joined_texts(&self.proxies));
-        add("rblsmtpd", self.rblsmtpd.join(" "));
+        add("rblsmtpd", masked(&self.rblsmtpd.join(" ")));
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
         add("environment", environment.collect::<Vec<_>>().join(", "));
         add("auth_in_clear", self.auth_in_clear.to_string());

@@ -178,10 +178,10 @@ mod tests {
         answers
     }
 
-    const MALFORMED: &str = "501 malformed auth input (#5.5.4)";
-    const CANCELED: &str = "501 auth exchange canceled (#5.0.0)";
-    const FAILED: &str = "535 authentication failed (#5.7.1)";
-    const UNIMPLEMENTED: &str = "504 auth type unimplemented (#5.5.1)";
+    const MALFORMED: &str = "501 malformed auth input (#5.5.2)";
+    const CANCELED: &str = "501 auth exchange canceled (#5.7.0)";
+    const FAILED: &str = "535 authentication failed (#5.7.8)";
+    const UNIMPLEMENTED: &str = "504 auth type unimplemented (#5.5.4)";
     const ASK_USER: &str = "334 VXNlcm5hbWU6";
     const ASK_PASSWORD: &str = "334 UGFzc3dvcmQ6";
     const ASK_CRAM: &str = "334 PDEuMkBteC5leGFtcGxlPg==";

@@ -2,8 +2,9 @@
 //!
 //! Failures are counted for the account and for the network they come from: an IPv4 address, or an IPv6 /64, which is
 //! what one line gets; of a /48, which has 65,536 of them, the sum is counted too. (A wider IPv4 network would make strangers
-//! answer for each other.) One failure is forgotten each [`Limits::forget`]. Beyond a number that is free each further failure doubles the wait, and after the longest wait
-//! attempts are refused until enough is forgotten.
+//! answer for each other.) One failure is forgotten each [`Limits::forget`]. Beyond a number that is free each further failure
+//! doubles the wait. After the longest wait a network is refused until enough is forgotten; an account never is: its owner
+//! gets in from a network that is nobody's yet, after that wait. Attempts under way count as failures until they are over.
 //!
 //! What keeps this fair: a network on the allow-list is never slowed; the same wrong password again, as from a device
 //! that was not told the new one, counts once; and a network from which the account's password was right before is
@@ -19,6 +20,7 @@
 
 mod tables;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -37,7 +39,7 @@ pub struct Limits {
     pub site_free: u32,
     /// The first wait; each further failure doubles it.
     pub first_wait: u64,
-    /// The longest wait; after it attempts are refused.
+    /// The longest wait; after it attempts from a network are refused.
     pub longest_wait: u64,
     /// In this time one failure is forgotten. At least 1.
     pub forget: u64,
@@ -49,7 +51,7 @@ pub struct Limits {
 
 impl Default for Limits {
     /// Waits of 1 to 30 seconds from the 4th failure of an account and the 11th of a network; one failure is forgotten
-    /// in 5 minutes, so a guesser gets 288 guesses a day at one account; the heaviest attack is forgotten in 3 hours;
+    /// in 5 minutes, so a guesser gets 288 guesses a day from one network; the heaviest attack is forgotten in 3 hours;
     /// trust lasts 30 days.
     fn default() -> Self {
         Self {
@@ -66,7 +68,7 @@ impl Default for Limits {
 }
 
 /// Whether a password is verified now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// At once.
     Go,
@@ -101,6 +103,21 @@ pub struct Throttle {
     trusted: Recent,
     /// Wrong passwords that were counted, by account and network.
     counted: Recent,
+    /// Attempts that are being waited for or verified, by account and by network: as many as there are sessions.
+    under_way: HashMap<u64, u32>,
+    /// A network is trusted that was not.
+    changed: bool,
+}
+
+/// A network from which an account's password was right: as it is kept while the host is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trusted {
+    /// The account, as a keyed hash.
+    pub account: u64,
+    /// The account from this network.
+    pub pair: u64,
+    /// Until when, on the clock of [`Attempt::now`].
+    pub until: u64,
 }
 
 // The key reaches no log: it would undo the hashes.
@@ -130,33 +147,98 @@ impl Throttle {
             pairs: Sketch::new(),
             trusted: Recent::new(),
             counted: Recent::new(),
+            under_way: HashMap::new(),
+            changed: false,
         }
     }
 
-    /// Asked once for each proof, before it is verified.
-    ///
-    /// Attempts that run at the same time do not see each other's failures: their number is for the limits of
-    /// connections. All of them are counted, so they only take what later attempts would have got.
-    pub fn before(&self, attempt: &Attempt<'_>) -> Verdict {
+    /// The same, and what was trusted when [`Throttle::trusted`] told it to another with this key.
+    pub fn restored(limits: Limits, key: [u8; 16], trusted: impl IntoIterator<Item = Trusted>) -> Self {
+        let mut throttle = Self::new(limits, key);
+        for Trusted { account, pair, until } in trusted {
+            throttle.trusted.insert(account, pair, until);
+        }
+        throttle
+    }
+
+    /// What is trusted at `now`, and the key; `None` if nothing has changed since this was asked before.
+    pub fn trusted(&mut self, now: u64) -> Option<([u8; 16], Vec<Trusted>)> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let kept = self.trusted.values(now).map(|(account, pair, until)| Trusted { account, pair, until });
+        Some((self.key, kept.collect()))
+    }
+
+    /// Asked once for each proof, before it is verified. Unless it is refused it is under way, and [`Throttle::over`] must
+    /// follow whatever becomes of it.
+    pub fn before(&mut self, attempt: &Attempt<'_>) -> Verdict {
+        let verdict = self.verdict(attempt, true);
+        if !attempt.allowed && verdict != Verdict::Refuse {
+            let Keys { account, network, .. } = self.keys(attempt);
+            for key in [account, network] {
+                *self.under_way.entry(key).or_default() += 1;
+            }
+        }
+        verdict
+    }
+
+    /// After a wait: whether so much has failed meanwhile that it is refused now.
+    pub fn is_refused(&self, attempt: &Attempt<'_>) -> bool {
+        self.verdict(attempt, false) == Verdict::Refuse
+    }
+
+    /// An attempt is over, whatever became of it.
+    pub fn over(&mut self, attempt: &Attempt<'_>) {
+        if attempt.allowed {
+            return;
+        }
+        let Keys { account, network, .. } = self.keys(attempt);
+        for key in [account, network] {
+            if let Some(count) = self.under_way.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.under_way.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn verdict(&self, attempt: &Attempt<'_>, with_others: bool) -> Verdict {
         if attempt.allowed {
             return Verdict::Go;
         }
         let Keys { account, network, site, pair } = self.keys(attempt);
-        let failures = |table: &Sketch, key, free: u32| {
-            let since = table.until(key).saturating_sub(attempt.now);
-            since.div_ceil(self.forget()).saturating_sub(free.into())
+        let under_way = |key| match with_others {
+            true => self.under_way.get(&key).copied().unwrap_or(0).into(),
+            false => 0,
         };
-        let Limits { account_free, network_free, site_free, .. } = self.limits;
-        self.verdict(if self.trusted.contains(account, pair, attempt.now) {
-            failures(&self.pairs, pair, account_free)
-        } else {
-            failures(&self.accounts, account, account_free)
-                .max(failures(&self.networks, network, network_free))
-                .max(site.map_or(0, |site| failures(&self.networks, site, site_free)))
-        })
+        let failed = |table: &Sketch, key| {
+            let since = table.until(key).saturating_sub(attempt.now);
+            since.div_ceil(self.forget())
+        };
+        let Limits { account_free, network_free, site_free, longest_wait, .. } = self.limits;
+        if self.trusted.contains(account, pair, attempt.now) {
+            return self.slowed(failed(&self.pairs, pair).saturating_sub(account_free.into()));
+        }
+        let of_account = failed(&self.accounts, account) + under_way(account);
+        let of_account = match self.slowed(of_account.saturating_sub(account_free.into())) {
+            Verdict::Refuse => Verdict::Wait(longest_wait),
+            slowed => slowed,
+        };
+        // Many honest users behind one address come at the same time, too: that is held against none of them.
+        let of_network = match failed(&self.networks, network) {
+            0 => 0,
+            failed => failed + under_way(network),
+        };
+        let of_site = site.map_or(0, |site| failed(&self.networks, site));
+        let of_network = self.slowed(
+            of_network.saturating_sub(network_free.into()).max(of_site.saturating_sub(site_free.into())),
+        );
+        of_account.max(of_network)
     }
 
-    fn verdict(&self, failures: u64) -> Verdict {
+    fn slowed(&self, failures: u64) -> Verdict {
         let (first, longest) = (self.limits.first_wait, self.limits.longest_wait);
         let doubled = |times: u64| first.saturating_mul(1 << times.min(32));
         match failures {
@@ -203,6 +285,7 @@ impl Throttle {
     /// A proof was right.
     pub fn succeeded(&mut self, attempt: &Attempt<'_>) {
         let Keys { account, pair, .. } = self.keys(attempt);
+        self.changed |= !self.trusted.contains(account, pair, attempt.now);
         self.trusted.insert(account, pair, attempt.now.saturating_add(self.limits.trust));
     }
 

@@ -42,37 +42,53 @@ pub enum Error {
 }
 
 impl Arguments {
-    /// Reads the words. A value may stand in the word of its option (`-t5`) or in the next.
+    /// Reads the words as getopt does: letters share a word, and a value stands behind its letter (`-Ct5`) or in the next
+    /// word.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Self, Error> {
         let mut arguments = Self { options: Options::default(), timeout: TIMEOUT };
         let mut words = words.iter().map(AsRef::as_ref);
         while let Some(word) = words.next() {
-            let options = &mut arguments.options;
-            let mut value = |letter: &str| match word.strip_prefix(letter) {
-                Some("") => words.next().map(str::to_owned).ok_or_else(|| Error::Missing(letter.to_owned())),
-                Some(value) => Ok(value.to_owned()),
-                None => Err(Error::Option(word.to_owned())),
-            };
-            match word.get(..2) {
-                Some("-b") if word.len() == 2 => options.bounce = true,
-                Some("-B") if word.len() == 2 => options.bounce = false,
-                Some("-c") if word.len() == 2 => options.fail_closed = true,
-                Some("-C") if word.len() == 2 => options.fail_closed = false,
-                Some("-r") => options.sources.push(Source::rbl(&value("-r")?)?),
-                Some("-a") => options.sources.push(Source::antirbl(&value("-a")?)?),
-                Some("-t") => {
-                    let text = value("-t")?;
-                    let seconds = text.parse().ok().filter(|seconds| *seconds <= TIMEOUT_MAX);
-                    arguments.timeout = seconds.ok_or(Error::Timeout(text))?;
-                }
-                _ => return Err(Error::Option(word.to_owned())),
+            let mut letters = word.strip_prefix('-').filter(|letters| !letters.is_empty());
+            if letters.is_none() {
+                return Err(Error::Option(word.to_owned()));
             }
-            if arguments.options.sources.len() > SOURCES_MAX {
-                return Err(Error::Many);
+            while let Some((letter, rest)) = letters.and_then(first) {
+                letters = Some(rest);
+                let options = &mut arguments.options;
+                match letter {
+                    'b' => options.bounce = true,
+                    'B' => options.bounce = false,
+                    'c' => options.fail_closed = true,
+                    'C' => options.fail_closed = false,
+                    'r' | 'a' | 't' => {
+                        let value = letters.take().filter(|rest| !rest.is_empty()).or_else(|| words.next());
+                        let value = value.ok_or_else(|| Error::Missing(format!("-{letter}")))?;
+                        arguments.value(letter, value)?;
+                    }
+                    _ => return Err(Error::Option(word.to_owned())),
+                }
             }
         }
         Ok(arguments)
     }
+
+    fn value(&mut self, letter: char, value: &str) -> Result<(), Error> {
+        let sources = &mut self.options.sources;
+        match letter {
+            'r' => sources.push(Source::rbl(value)?),
+            'a' => sources.push(Source::antirbl(value)?),
+            _ => {
+                let seconds = value.parse().ok().filter(|seconds| *seconds <= TIMEOUT_MAX);
+                self.timeout = seconds.ok_or_else(|| Error::Timeout(value.to_owned()))?;
+            }
+        }
+        if sources.len() > SOURCES_MAX { Err(Error::Many) } else { Ok(()) }
+    }
+}
+
+fn first(letters: &str) -> Option<(char, &str)> {
+    let letter = letters.chars().next()?;
+    Some((letter, &letters[letter.len_utf8()..]))
 }
 
 #[cfg(test)]
@@ -88,6 +104,9 @@ mod tests {
         assert_eq!(parsed.timeout, 5);
         let bases: Vec<_> = parsed.options.sources.iter().map(Source::base).collect();
         assert_eq!(bases, ["a.test", "b.test", "c.test"]);
+        let cluster = Arguments::parse(&["-bcCt0", "-cra.test", "-Bt", "7"]).unwrap();
+        assert!(!cluster.options.bounce && cluster.options.fail_closed);
+        assert_eq!((cluster.timeout, cluster.options.sources.len()), (7, 1));
         let off = Arguments::parse(&["-b", "-c", "-B", "-C", "-t", "0"]).unwrap();
         assert_eq!(off, Arguments { options: Options::default(), timeout: 0 });
     }
@@ -96,7 +115,9 @@ mod tests {
     fn bad_command_lines() {
         for (words, text) in [
             (&["x"][..], "`x` is not allowed"),
-            (&["-bc"], "`-bc` is not allowed"),
+            (&["-bx"], "`-bx` is not allowed"),
+            (&["-"], "`-` is not allowed"),
+            (&["-Cr"], "`-r` is the last word"),
             (&["-r"], "`-r` is the last word"),
             (&["-t", "x"], "`-t x` is not allowed; allowed: 0 to 3600"),
             (&["-r", "no domain"], "`no domain` is no base of a list"),

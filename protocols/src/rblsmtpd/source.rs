@@ -76,6 +76,30 @@ pub enum Answer {
     Failed,
 }
 
+/// Letters and digits that a key has at least: Spamhaus' query service has 26.
+const KEY: usize = 16;
+
+/// A text with lists' names in it, without keys: of a first label that looks like one only the end is left.
+pub fn masked(text: &str) -> String {
+    let word = |word: &str| {
+        let (label, rest) = match word.split_once('.') {
+            Some((label, rest)) if !rest.is_empty() => (label, rest),
+            _ => return word.to_owned(),
+        };
+        let is_key = label.len() >= KEY
+            && label.bytes().all(|b| b.is_ascii_alphanumeric())
+            && label.bytes().any(|b| b.is_ascii_digit());
+        let end = label.len().saturating_sub(3);
+        if is_key { format!("***{}.{rest}", &label[end..]) } else { word.to_owned() }
+    };
+    // An option may stand in the word of its value.
+    let option = |text: &str| match text.get(..2) {
+        Some(letter @ ("-r" | "-a")) => format!("{letter}{}", word(&text[2..])),
+        _ => word(text),
+    };
+    text.split(' ').map(option).collect::<Vec<_>>().join(" ")
+}
+
 impl Source {
     /// `-r base` or `-r base:message`.
     pub fn rbl(text: &str) -> Result<Self, Error> {
@@ -102,6 +126,11 @@ impl Source {
     /// The domain of the list, without a dot at its end.
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// The same for those who look: without the key that some lists have in their names.
+    pub fn shown(&self) -> String {
+        masked(&self.base)
     }
 
     /// The name that is asked for a client: reversed octets (RFC 5782 2.1) or nibbles (2.4) in front of the base, without
@@ -188,6 +217,23 @@ fn domain(text: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_in_the_name_is_shown_to_nobody() {
+        for (text, shown) in [
+            ("abcdefgh12345678ijklmnop90.zen.dq.spamhaus.net", "***p90.zen.dq.spamhaus.net"),
+            (
+                "-r abcdefgh12345678ijklmnop90.zen.dq.spamhaus.net -a ok.test",
+                "-r ***p90.zen.dq.spamhaus.net -a ok.test",
+            ),
+            ("-rabcdefgh12345678ijklmnop90.zen.dq.spamhaus.net", "-r***p90.zen.dq.spamhaus.net"),
+            ("zen.spamhaus.org", "zen.spamhaus.org"),
+            ("averyveryverylongname.example", "averyveryverylongname.example"),
+            ("abcdefgh12345678ijklmnop90", "abcdefgh12345678ijklmnop90"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
+    }
 
     #[test]
     fn options() {

@@ -570,7 +570,7 @@ fn starttls_forgets_what_was_said_before() {
         S: 250-STARTTLS
         S: 250 SMTPUTF8
         C: AUTH PLAIN AGpvZQBzZWNyZXQ=
-        S: 538 5.3.3 auth not available without TLS (#5.3.3)
+        S: 538 5.7.11 auth not available without TLS (#5.7.11)
         C: MAIL FROM:<a@b.example>
         S: 530 5.7.0 Must issue a STARTTLS command first (#5.7.0)
         C: STARTTLS now
@@ -610,29 +610,29 @@ fn auth_line_by_line() {
         C: HELO client.example
         S: 250 mx.example.com
         C: MAIL FROM:<a@b.example>
-        S: 530 Authorization required (#5.7.1)
+        S: 530 Authorization required (#5.7.0)
         C: AUTH GSSAPI
-        S: 504 auth type unimplemented (#5.5.1)
+        S: 504 auth type unimplemented (#5.5.4)
         C: AUTH LOGIN
         S: 334 VXNlcm5hbWU6
         C: *
-        S: 501 auth exchange canceled (#5.0.0)
+        S: 501 auth exchange canceled (#5.7.0)
         C: AUTH LOGIN
         S: 334 VXNlcm5hbWU6
         C: am9l
         S: 334 UGFzc3dvcmQ6
         C: d3Jvbmc=
-        S: 535 authentication failed (#5.7.1)
+        S: 535 authentication failed (#5.7.8)
         C: AUTH CRAM-MD5
         S: 334 PDQuNDcxMS4xNzYzMDAwMDAwQG14LmV4YW1wbGUuY29tPg==
         C: !
-        S: 501 malformed auth input (#5.5.4)
+        S: 501 malformed auth input (#5.5.2)
         C: AUTH PLAIN
         S: 334
         C: AGpvZQBzZWNyZXQ=
         S: 235 ok, go ahead (#2.0.0)
         C: AUTH PLAIN
-        S: 503 you're already authenticated (#5.5.0)
+        S: 503 you're already authenticated (#5.5.1)
         C: MAIL FROM:<a@b.example>
         S: 250 ok
         ",
@@ -715,7 +715,7 @@ fn who_authenticated_before_starttls_is_nobody_after_it() {
         C: STARTTLS
         S: 220 ready for tls
         C: MAIL FROM:<a@b.example>
-        S: 530 Authorization required (#5.7.1)
+        S: 530 Authorization required (#5.7.0)
         ",
     );
 }

@@ -121,8 +121,8 @@ fn versions(control: &Path) -> Versions {
 pub(crate) async fn test_lists(smtpd: Arc<Smtpd>) {
     for source in &smtpd.rblsmtpd.options.sources {
         let verdict = rblsmtpd::test(source, &smtpd.resolver).await;
-        let (service, base) = (&smtpd.service, source.base());
-        let works = metrics::gauge!("mailtree_rblsmtpd_list_works", "source" => base.to_owned());
+        let (service, base) = (&smtpd.service, source.shown());
+        let works = metrics::gauge!("mailtree_rblsmtpd_list_works", "source" => base.clone());
         if verdict.works() {
             works.set(1.0);
             tracing::info!(service, base, "rblsmtpd: {base} works");

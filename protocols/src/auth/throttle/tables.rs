@@ -76,6 +76,15 @@ impl Recent {
         }
     }
 
+    /// What counts at `now`: a place that is the same as the one it was inserted with, the value, and its end.
+    pub(super) fn values(&self, now: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+        let all = self.0.iter().enumerate();
+        all.flat_map(move |(place, values)| {
+            let counting = values.iter().filter(move |value| value.until > now);
+            counting.map(move |value| (place as u64, value.hash, value.until))
+        })
+    }
+
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.0.capacity()

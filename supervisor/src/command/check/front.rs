@@ -127,8 +127,10 @@ fn test(host: &Host, lists: Vec<(String, Source)>, found: &mut Findings) {
         let mut verdicts = Vec::new();
         for (service, source) in lists {
             let verdict = rblsmtpd::test(&source, &front.resolver).await;
-            verdicts
-                .push((format!("services.{service}.rblsmtpd: {} {verdict}", source.base()), verdict.works()));
+            verdicts.push((
+                format!("services.{service}.rblsmtpd: {} {verdict}", source.shown()),
+                verdict.works(),
+            ));
         }
         Ok(verdicts)
     });
