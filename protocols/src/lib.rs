@@ -30,6 +30,7 @@ pub mod received;
 pub mod reply;
 pub mod report;
 pub mod route;
+pub mod runscript;
 pub mod schedule;
 pub mod simscan;
 pub mod smtp;
