@@ -1,5 +1,6 @@
 //! The programs in the one binary.
 
+pub mod adopt;
 pub mod check;
 pub mod explain;
 pub mod init;
@@ -48,6 +49,8 @@ enum Command {
     Up(up::Args),
     /// Make a home: configuration, queue, a first domain with a postmaster
     Init(init::Args),
+    /// Read a qmail host and write a host.ron for it; the old host stays as it is
+    Adopt(adopt::Args),
     /// Print every effective setting and where it comes from; fail on a bad one
     Check(check::Args),
     /// Tell what a client or a recipient would meet, and why
@@ -102,6 +105,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match cli.command {
         Command::Up(args) => up::run(home, &args),
         Command::Init(args) => init::run(home, &args),
+        Command::Adopt(args) => adopt::run(home, &args),
         Command::Check(args) => check::run(home, &args),
         Command::Explain(args) => explain::run(home, &args),
         Command::Svc(args) => svc::run(home, &args),

@@ -38,7 +38,7 @@ pub(crate) struct Elsewhere {
 
 impl Elsewhere {
     /// What the rewriting of the paths would be called with: what is different at the beginning of the two.
-    fn prefixes(&self) -> (PathBuf, PathBuf) {
+    pub(crate) fn prefixes(&self) -> (PathBuf, PathBuf) {
         let (mut old, mut new) = (self.named.as_path(), self.here.as_path());
         while let (Some(a), Some(b)) = (old.file_name(), new.file_name())
             && a == b

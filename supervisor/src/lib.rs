@@ -1,5 +1,6 @@
 //! The tree, and the command line.
 
+mod adopt;
 pub mod boot;
 pub mod command;
 pub mod control;

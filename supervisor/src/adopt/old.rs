@@ -1,0 +1,170 @@
+//! The old host's files, wherever they lie.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use mailtree_protocols::runscript::Question;
+use rustix::fs::OFlags;
+
+use crate::failure::{Doing, Failure};
+
+/// A longer file is not read: 64 MiB.
+const SIZE_MAX: u64 = 64 << 20;
+
+/// What a script asks for is not longer than this.
+const ANSWER_MAX: usize = 16 * 1024;
+
+/// Links that lead to links.
+const LINKS_MAX: usize = 16;
+
+/// A host that runs qmail, or a copy of its files.
+#[derive(Debug)]
+pub(crate) struct Old {
+    root: PathBuf,
+    /// qmail's directory.
+    pub(super) qmail: PathBuf,
+    /// vpopmail's directory.
+    pub(super) vpopmail: PathBuf,
+}
+
+impl Old {
+    /// The host whose paths begin at `root`; `qmail` and `vpopmail` are paths of that host.
+    pub(crate) fn new(root: &Path, qmail: &Path, vpopmail: &Path) -> Result<Self, Failure> {
+        let root = std::fs::canonicalize(root).doing("find", root)?;
+        for (name, path) in [("--qmail-home", qmail), ("--vpopmail-home", vpopmail)] {
+            if !path.is_absolute() {
+                let path = path.display();
+                return Err(Failure::permanent(format!("{name} {path}; allowed: an absolute path")));
+            }
+        }
+        let mut old = Self { root, qmail: PathBuf::new(), vpopmail: PathBuf::new() };
+        old.qmail = old.at(qmail);
+        old.vpopmail = old.at(vpopmail);
+        Ok(old)
+    }
+
+    /// Whether this is the machine it runs on, not a copy.
+    pub(super) fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    pub(super) fn control(&self) -> PathBuf {
+        self.qmail.join("control")
+    }
+
+    /// Where a path of the host lies here. `..` leads nowhere outside.
+    pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        if self.is_live() || path.starts_with(&self.root) {
+            return path.to_owned();
+        }
+        let mut found = self.root.clone();
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => found.push(name),
+                Component::ParentDir if found != self.root => drop(found.pop()),
+                Component::ParentDir | Component::CurDir | Component::RootDir | Component::Prefix(_) => (),
+            }
+        }
+        found
+    }
+
+    /// The same without the links at its end: those of a copy lead to places of the copy.
+    pub(super) fn follow(&self, path: &Path) -> PathBuf {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let Ok(target) = std::fs::read_link(&path) else { break };
+            path = if target.is_absolute() {
+                self.at(target)
+            } else {
+                let beside = path.parent().unwrap_or(&self.root).join(target);
+                if self.is_live() { beside } else { self.at(beside) }
+            };
+        }
+        path
+    }
+
+    /// A whole file; `None`: there is none. Whatever is no regular file is not waited for.
+    pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.follow(path);
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::io("open", &path, &error)),
+        };
+        bounded(&file).doing("read", &path).map(Some)
+    }
+
+    /// The same for what is only looked at: what cannot be read is not there.
+    pub(super) fn look(&self, path: &Path) -> Option<Vec<u8>> {
+        self.read(path).ok().flatten()
+    }
+
+    /// The names in a directory, sorted; none if it cannot be read.
+    pub(super) fn names(&self, dir: &Path) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.follow(dir)) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// What a run script asks.
+    pub(super) fn answer(&self, question: &Question) -> Option<String> {
+        match question {
+            Question::Cat(file) => self.text(file),
+            Question::FirstLine(file) => self.text(file)?.lines().next().map(str::to_owned),
+            Question::Uid(name) => self.account(name, 2),
+            Question::Gid(name) => self.account(name, 3),
+            Question::Home(name) => self.account(name, 5),
+            Question::Hostname => self.hostname(),
+        }
+    }
+
+    fn text(&self, file: &str) -> Option<String> {
+        let path = Path::new(file);
+        let bytes = path.is_absolute().then(|| self.look(&self.at(path))).flatten()?;
+        String::from_utf8(bytes).ok().filter(|text| text.len() <= ANSWER_MAX)
+    }
+
+    /// A field of an account in `/etc/passwd`.
+    fn account(&self, name: &str, field: usize) -> Option<String> {
+        let passwd = self.look(&self.at("/etc/passwd"))?;
+        let passwd = String::from_utf8_lossy(&passwd);
+        let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let line = lines.find(|line| line.first() == Some(&name))?;
+        line.get(field).map(|field| (*field).to_owned())
+    }
+
+    /// The name of an account, or its number.
+    pub(super) fn owner(&self, uid: u32) -> String {
+        let passwd = self.look(&self.at("/etc/passwd")).unwrap_or_default();
+        let passwd = String::from_utf8_lossy(&passwd);
+        let uid = uid.to_string();
+        let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let name = lines.find(|line| line.get(2) == Some(&uid.as_str())).map(|line| line[0].to_owned());
+        name.unwrap_or(uid)
+    }
+
+    fn hostname(&self) -> Option<String> {
+        if self.is_live() {
+            return rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
+        }
+        self.text("/etc/hostname")
+    }
+}
+
+fn bounded(file: &File) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIZE_MAX {
+        return Err(io::Error::other(format!("longer than {SIZE_MAX} bytes")));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,45 @@
+//! What was found, for people and for machines.
+
+use std::io::{self, Write};
+
+use super::{Left, Report};
+
+/// A wider first column is not aligned to.
+const WIDTH: usize = 34;
+
+/// Prints it: four lists, or one JSON object.
+pub(crate) fn print(report: &Report, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+        return writeln!(out);
+    }
+    let taken = report.taken.iter().map(|row| (row.what.as_str(), row.r#as.as_str(), row.from.as_str()));
+    list("Taken over", taken.collect(), out)?;
+    list("Ignored", report.ignored.iter().map(Left::row).collect(), out)?;
+    list("Not supported yet", report.not_yet.iter().map(Left::row).collect(), out)?;
+    writeln!(out, "What to do next")?;
+    for (n, step) in report.next.iter().enumerate() {
+        writeln!(out, "  {}. {step}", n + 1)?;
+    }
+    out.flush()
+}
+
+impl Left {
+    fn row(&self) -> (&str, &str, &str) {
+        (&self.what, &self.why, &self.from)
+    }
+}
+
+fn list(title: &str, rows: Vec<(&str, &str, &str)>, out: &mut dyn Write) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let width = |text: &str| text.chars().count();
+    let wide = rows.iter().map(|(what, ..)| width(what)).filter(|wide| *wide <= WIDTH).max().unwrap_or(WIDTH);
+    writeln!(out, "{title}")?;
+    for (what, value, from) in rows {
+        let pad = wide.saturating_sub(width(what));
+        writeln!(out, "  {what}{:pad$}  {value}  ({from})", "")?;
+    }
+    writeln!(out)
+}
