@@ -121,18 +121,20 @@ pub(crate) fn examine(old: &Old, home: &Path, options: &Options) -> Result<Repor
 fn shown(text: &str) -> String {
     /// More of a value nobody reads in a table.
     const MOST: usize = 160;
-    let mut shown = String::new();
+    let cut = text.char_indices().nth(MOST).map_or(text.len(), |(at, _)| at);
+    let more = if cut < text.len() { "..." } else { "" };
+    escaped(&text[..cut]) + more
+}
+
+/// A text without characters that steer a terminal or hide others.
+fn escaped(text: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut escaped = String::new();
     for c in text.chars() {
-        if shown.len() > MOST {
-            shown.push_str("...");
-            break;
-        }
-        match c {
-            c if c.is_control() || ('\u{200b}'..='\u{202e}').contains(&c) || c == '\u{feff}' => {
-                shown.extend(c.escape_default());
-            }
-            c => shown.push(c),
-        }
+        if hidden(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
     }
-    shown
+    escaped
 }

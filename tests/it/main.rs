@@ -3,6 +3,7 @@
 //! Tests in a module `needs_X` need X, which may be missing; `tests/run` leaves those out and counts them as skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod adopt;
 mod auth;
 mod auth_guessing;
 mod auth_users;

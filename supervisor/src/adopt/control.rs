@@ -1,6 +1,6 @@
 //! The control files: which are obeyed, as the host itself reads them, and what becomes of the others.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mailtree_actors::tls;
 use mailtree_config::{Control, Origin, Setting};
@@ -72,19 +72,27 @@ const IGNORED: [(&str, &str); 16] = [
 pub(super) fn examine(old: &Old, report: &mut Report) {
     let dir = old.control();
     let (settings, problems) = Control::new(&dir).settings();
+    let bad: Vec<PathBuf> = problems.iter().map(|problem| problem.path.clone()).collect();
     for problem in problems {
         // What it quotes may be the password of a smarthost.
         let secret = problem.path.file_name().is_some_and(|name| name == "smtproutes");
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
         let (place, name) = (format!("{}{line}", problem.path.display()), file_name(&problem.path));
         let why = if secret { "a line that is not allowed here: HOST:RELAY:PORT" } else { &problem.text };
-        report.not_yet(format!("control/{name}"), place.clone(), format!("refused: {}", shown(why)));
+        report.not_yet(
+            format!("control/{name}{line}"),
+            dir.display().to_string(),
+            format!("refused: {}", shown(why)),
+        );
         report.next(format!("mend {}: without it the host does not start", shown(&place)));
     }
     let certificates = tls::check(&dir, jiff::Timestamp::now().as_second());
     for name in old.names(&dir) {
         let path = dir.join(&name);
-        let from = path.display().to_string();
+        if bad.contains(&path) {
+            continue;
+        }
+        let from = dir.display().to_string();
         let what = format!("control/{}", shown(&name));
         let compiled = dir.join(format!("{name}.cdb")).exists();
         if let Some(value) = value(&settings, &path) {

@@ -19,17 +19,7 @@ pub(super) fn steps(
     options: &Options,
     report: &mut Report,
 ) {
-    let paths = host.paths();
-    // A copy names the directories of its original.
-    if let Ok(named) = in_time(&paths, find) {
-        for one in named {
-            let (old, new) = one.prefixes();
-            let (home, old, new) = (home.display(), old.display(), new.display());
-            report.next(format!(
-                "mailtree --home {home} relocate {old} {new}   # a copy must not deliver to its original"
-            ));
-        }
-    }
+    relocate(old, home, host, report);
     let home = home.display();
     report.next(format!("mailtree --home {home} check"));
     logs(services, report);
@@ -65,6 +55,21 @@ pub(super) fn steps(
             "the way back: stop mailtree, rm {}, svc -u {}",
             downs.join(" "),
             taken.join(" ")
+        ));
+    }
+}
+
+/// A copy names the directories of its original.
+fn relocate(old: &Old, home: &Path, host: &Host, report: &mut Report) {
+    // What cannot be read is named where it is looked at.
+    for one in in_time(&host.paths(), find).unwrap_or_default() {
+        let known = [&old.vpopmail, &old.qmail].into_iter().map(|here| (old.original(here), here.clone()));
+        let named =
+            known.filter(|(there, here)| there != here).find(|(there, _)| one.named.starts_with(there));
+        let (there, here) = named.unwrap_or_else(|| one.prefixes());
+        let (home, there, here) = (home.display(), there.display(), here.display());
+        report.next(format!(
+            "mailtree --home {home} relocate {there} {here}   # a copy must not deliver to its original"
         ));
     }
 }

@@ -71,7 +71,12 @@ impl Old {
         found
     }
 
-    /// The same without the links at its end: those of a copy lead to places of the copy.
+    /// What the host itself calls a path.
+    pub(super) fn original(&self, path: &Path) -> PathBuf {
+        Path::new("/").join(path.strip_prefix(&self.root).unwrap_or(path))
+    }
+
+    /// Where a path lies without the links at its end: those of a copy lead to places of the copy.
     pub(super) fn follow(&self, path: &Path) -> PathBuf {
         let mut path = path.to_owned();
         for _ in 0..LINKS_MAX {

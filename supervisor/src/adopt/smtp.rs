@@ -1,5 +1,8 @@
 //! A service of SMTP: what its run script becomes in `host.ron`.
 
+mod others;
+mod sessions;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,7 +11,6 @@ use mailtree_protocols::runscript::{Kind, Names, Options as Letters, Question, S
 
 use super::ron::{list, quoted};
 use super::services::{Role, Service};
-use super::toaster::{self, Fate};
 use super::{Old, Options, Report, network, shown};
 
 /// The name that rblsmtpd asks when it is given no list; nobody answers there.
@@ -138,11 +140,7 @@ impl Decision<'_> {
     /// A field, and its row.
     fn set(&mut self, field: &str, value: &str, from: &str) {
         self.fields.push(Field { ron: format!("{field}: {value}"), from: from.to_owned() });
-        self.report.taken(
-            format!("{} {field}", self.name),
-            format!("{}: {from}", self.from),
-            shown(value).replace('"', ""),
-        );
+        self.report.taken(format!("{} {field}", self.name), format!("{}: {from}", self.from), shown(value));
     }
 
     fn not_yet(&mut self, what: &str, why: &str) {
@@ -257,191 +255,6 @@ impl Decision<'_> {
             self.ignored(NO_LIST, "what rblsmtpd asks without -r; it is gone for years");
         }
     }
-
-    /// The environment, AUTH and TLS.
-    fn sessions(&mut self, wrapped: bool) {
-        let service = self.service;
-        let (mut checkpassword, mut argued) = (Vec::new(), false);
-        for program in &service.script.chain {
-            match &program.kind {
-                Kind::QmailSmtpd { checkpassword: words, .. } => checkpassword.clone_from(words),
-                Kind::Envdir(dir) => {
-                    let text = format!("envdir {}", dir.text);
-                    self.not_yet(&text, "its variables are not read: put them into environment in host.ron");
-                }
-                _ => (),
-            }
-        }
-        if let Some(stunnel) = &service.stunnel {
-            let words = stunnel.program().into_iter().skip(1).map(Word::from);
-            checkpassword = words.skip_while(|word| !word.text.starts_with('/')).collect();
-        }
-        let mut environment: Vec<(String, String)> = Vec::new();
-        for (name, word) in &service.script.environment {
-            match (toaster::variable(name), word.known()) {
-                (Fate::OfTheScript, _) => (),
-                (Fate::Obeyed | Fate::Stranger, Some(value)) => {
-                    environment.push((name.clone(), value.to_owned()));
-                }
-                (Fate::Obeyed | Fate::Stranger, None) => {
-                    let text = format!("`{}` is not known; set it in environment in host.ron", word.text);
-                    self.not_yet(name, &text);
-                }
-                (Fate::NotYet(why), _) => self.not_yet(&format!("{name}={}", word.text), why),
-            }
-        }
-        let smtpd = self.old.qmail.join("bin/qmail-smtpd");
-        let binary = self.old.look(&smtpd).unwrap_or_default();
-        let says = |text: &str| memmem(&binary, text.as_bytes());
-        let has =
-            |environment: &[(String, String)], name: &str| environment.iter().any(|(own, _)| own == name);
-        let mut from = "the script's environment".to_owned();
-        if !checkpassword.is_empty() && !has(&environment, "SMTPAUTH") && !says("SMTPAUTH") {
-            // A qmail-smtpd that does not know the variable offers AUTH whenever it has a program to ask.
-            environment.push(("SMTPAUTH".to_owned(), String::new()));
-            argued = true;
-        }
-        if checkpassword.is_empty() && has(&environment, "SMTPAUTH") {
-            environment.retain(|(name, _)| name != "SMTPAUTH");
-            self.ignored("SMTPAUTH", "the script names no checkpassword program: nobody could log in");
-        }
-        if wrapped && !has(&environment, "SMTPS") {
-            environment.push(("SMTPS".to_owned(), "1".to_owned()));
-            from.push_str(", and TLS in front of qmail-smtpd");
-            self.certificate();
-        }
-        if says("chkuser") && !environment.iter().any(|(name, _)| name.starts_with("CHKUSER_")) {
-            environment.push(("CHKUSER_START".to_owned(), "DOMAIN".to_owned()));
-            from.push_str(", and a qmail-smtpd with chkuser");
-        }
-        if argued {
-            from.push_str(", and a checkpassword program");
-        }
-        if !environment.is_empty() {
-            let pairs =
-                environment.iter().map(|(name, value)| format!("{}: {}", quoted(name), quoted(value)));
-            let value = format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "));
-            self.set("environment", &value, &from);
-        }
-        let offered =
-            environment.iter().find(|(name, _)| name == "SMTPAUTH").map(|(_, value)| value.as_str());
-        let tls = has(&environment, "SMTPS") || has(&environment, "FORCETLS");
-        if offered.is_some_and(|value| value != "-") && !tls {
-            self.set("auth_in_clear", "true", "AUTH without TLS, as before; better is false");
-        }
-        self.checkpassword(&checkpassword);
-    }
-
-    fn checkpassword(&mut self, words: &[Word]) {
-        let Some(program) = words.first() else { return };
-        if program.base() == "vchkpw" && !super::users::elsewhere(self.old) {
-            let (what, from) = (format!("{} vchkpw", self.name), format!("{}: qmail-smtpd", self.from));
-            return self.report.taken(what, from, "built in: the users of vpasswd");
-        }
-        let known: Option<Vec<&str>> = words.iter().map(Word::known).collect();
-        let Some(known) = known else {
-            return self.not_yet("checkpassword", "not known; set checkpassword in host.ron");
-        };
-        let path = |word: &str| match word {
-            word if word.starts_with('/') => {
-                let here = self.old.at(word);
-                // A program of the system, such as /bin/true, need not be in a copy.
-                if here.exists() { here.to_string_lossy().into_owned() } else { word.to_owned() }
-            }
-            word => word.to_owned(),
-        };
-        let words: Vec<String> = known.into_iter().map(path).collect();
-        self.set("checkpassword", &list(&words), "qmail-smtpd's arguments");
-    }
-
-    /// The certificate of a TLS wrapper is not where qmail-smtpd's is.
-    fn certificate(&mut self) {
-        let variable =
-            |name: &str| self.service.script.variable(name).and_then(Word::known).map(str::to_owned);
-        let setting =
-            |name: &str| self.service.stunnel.as_ref().and_then(|own| own.get(name)).map(str::to_owned);
-        let cert = variable("CERTFILE").or_else(|| setting("cert"));
-        let key = variable("KEYFILE").or_else(|| setting("key"));
-        let own = self.old.control().join("servercert.pem");
-        let Some(cert) = cert else { return };
-        let cert = self.old.at(cert);
-        if cert == own && key.is_none() {
-            return;
-        }
-        let key = key.map(|key| format!("{} ", self.old.at(key).display())).unwrap_or_default();
-        if own.exists() {
-            let text = format!("certificate {}", cert.display());
-            return self.ignored(&text, "there is one certificate for all services: control/servercert.pem");
-        }
-        let step =
-            format!("cat {key}{} > {}   # key and certificate, for TLS", cert.display(), own.display());
-        self.report.next(shown(&step));
-    }
-
-    /// What nothing here corresponds to.
-    fn others(&mut self, tcpserver: &Tcpserver) {
-        if let Some(name) = tcpserver.options.value('l').filter(|name| name.text != "0") {
-            let text = format!("tcpserver -l {}", name.text);
-            self.ignored(&text, "the log has the name in control/me");
-        }
-        if tcpserver.ident() {
-            self.ignored("tcpserver -r", "no client is asked for its ident: most never answer");
-        }
-        if tcpserver.options.last("bB").is_some_and(|letter| letter == 'B') {
-            self.not_yet("tcpserver -B", "a text before the greeting");
-        }
-        if tcpserver.options.last("S").is_some() {
-            self.not_yet("tcpserver -S", "a limit of a network");
-        }
-        if tcpserver.options.last("X") == Some('X') {
-            self.ignored("tcpserver -X", "without its rules nobody is let in");
-        }
-        for letter in tcpserver.unknown() {
-            self.not_yet(&format!("tcpserver -{letter}"), "no option of a tcpserver that is known");
-        }
-        let service = self.service;
-        let mut accounts = Vec::new();
-        if tcpserver.options.last("ugU").is_some() {
-            accounts.push("tcpserver -u -g".to_owned());
-        }
-        for program in &service.script.chain {
-            match &program.kind {
-                Kind::Account(account) => accounts.push(format!("account {}", account.text)),
-                Kind::Softlimit(limits) => {
-                    let limits = limits.iter().map(|(letter, value)| {
-                        format!("-{letter} {}", value.map_or("", |value| value.text.as_str()))
-                    });
-                    let text = format!("softlimit {}", limits.collect::<Vec<_>>().join(" "));
-                    self.not_yet(
-                        &text,
-                        "one process serves all; host.ron's programs: (memory: …) limits programs",
-                    );
-                }
-                Kind::Other(words) => self.stranger(program.path.base(), words),
-                _ => (),
-            }
-        }
-        for account in accounts {
-            self.not_yet(&account, "the host runs as who starts it; files get the owners of the old host");
-        }
-    }
-
-    fn stranger(&mut self, program: &str, words: &[Word]) {
-        let arguments: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-        let text = format!("{program} {}", arguments.join(" "));
-        match program {
-            "setlock" | "pgrphack" | "fghack" | "nohup" | "nice" | "ionice" | "exec" | "command" => {
-                self.ignored(text.trim_end(), "of no use here");
-            }
-            "fixcrio" => self.ignored("fixcrio", "a bare LF is refused, whoever sends it"),
-            "recordio" => {
-                self.not_yet("recordio", "a record of sessions; log: (level: \"debug\") shows some")
-            }
-            "greylite" => self.not_yet("greylite", "greylisting"),
-            "spamdyke" => self.not_yet(text.trim_end(), "spamdyke and what its configuration says"),
-            _ => self.not_yet(text.trim_end(), "a program in front of qmail-smtpd that is not known"),
-        }
-    }
 }
 
 /// A name for `host.ron` that nobody has.
@@ -461,8 +274,4 @@ fn accepts(stunnel: &Stunnel) -> Tcpserver {
     let accept = stunnel.get("accept").unwrap_or_default();
     let (host, port) = accept.rsplit_once(':').unwrap_or(("0", accept));
     Tcpserver { host: host.into(), port: port.into(), ..Tcpserver::default() }
-}
-
-fn memmem(text: &[u8], wanted: &[u8]) -> bool {
-    text.windows(wanted.len()).any(|window| window == wanted)
 }

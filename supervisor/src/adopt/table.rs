@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Left, Report};
+use super::{Left, Report, escaped};
 
 /// A wider first column is not aligned to.
 const WIDTH: usize = 34;
@@ -19,7 +19,7 @@ pub(crate) fn print(report: &Report, json: bool, out: &mut dyn Write) -> io::Res
     list("Not supported yet", report.not_yet.iter().map(Left::row).collect(), out)?;
     writeln!(out, "What to do next")?;
     for (n, step) in report.next.iter().enumerate() {
-        writeln!(out, "  {}. {step}", n + 1)?;
+        writeln!(out, "  {}. {}", n + 1, escaped(step))?;
     }
     out.flush()
 }
@@ -30,16 +30,26 @@ impl Left {
     }
 }
 
+/// Rows under the file that they are from; behind each the part of the file.
 fn list(title: &str, rows: Vec<(&str, &str, &str)>, out: &mut dyn Write) -> io::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
+    let rows: Vec<(String, String, String)> =
+        rows.into_iter().map(|(what, value, from)| (escaped(what), escaped(value), escaped(from))).collect();
     let width = |text: &str| text.chars().count();
     let wide = rows.iter().map(|(what, ..)| width(what)).filter(|wide| *wide <= WIDTH).max().unwrap_or(WIDTH);
     writeln!(out, "{title}")?;
-    for (what, value, from) in rows {
+    let mut last = "";
+    for (what, value, from) in &rows {
+        let (file, part) = from.split_once(": ").unwrap_or((from, ""));
+        if file != last {
+            writeln!(out, "  {file}")?;
+            last = file;
+        }
         let pad = wide.saturating_sub(width(what));
-        writeln!(out, "  {what}{:pad$}  {value}  ({from})", "")?;
+        let part = if part.is_empty() { String::new() } else { format!("  ({part})") };
+        writeln!(out, "    {what}{:pad$}  {value}{part}", "")?;
     }
     writeln!(out)
 }
