@@ -135,8 +135,8 @@ fn chains() {
         ("cd /x; ulimit -n 5\ntrue", ""),
         ("exec tcpserver $(( 1 + 2 )) ${A%b} x y", "tcpserver( $(( 1 + 2 )) ${A%b}) x(y)"),
         ("exec tcpserver '' \"\" x", "tcpserver(  ) x()"),
-        ("A='-v -R' ; exec tcpserver $A \"$A\" 0 x", "tcpserver(-v -R -v - -R 0 x)"),
-        ("exec tcpserver -c", "tcpserver(-c )"),
+        ("A='-v -R' ; exec tcpserver $A 0 \"$A\" x", "tcpserver(-v -R 0 -v -R) x()"),
+        ("exec tcpserver -c", "tcpserver(-c  )"),
     ] {
         let shown = shown(&read(text));
         assert_eq!(shown.trim_end(), expected.trim_end(), "{text}");
