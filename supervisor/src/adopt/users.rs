@@ -42,6 +42,7 @@ pub(super) fn examine(old: &Old, report: &mut Report) {
         }
     };
     people(old, domains, report);
+    locals(old, report);
     aliases(old, report);
 }
 
@@ -100,6 +101,20 @@ fn people(old: &Old, mut domains: Vec<PathBuf>, report: &mut Report) {
         report.not_yet(format!("quotas of {quotas} users"), from.clone(), "Maildirs are not measured");
     }
     found.rows("domains", &from, report);
+}
+
+/// Domains whose mail is for users of the system: without `locals` that of the host itself.
+fn locals(old: &Old, report: &mut Report) {
+    let path = old.control().join("locals");
+    let text = old.look(&path).or_else(|| old.look(&old.control().join("me"))).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let names: Vec<&str> = names.filter(|name| *name != "localhost").collect();
+    if !names.is_empty() {
+        let why = "aliases get their mail; that of system users stays in the queue with a text that says so";
+        let what = format!("local domains {}", shown(&names.join(", ")));
+        report.not_yet(what, path.display().to_string(), why);
+    }
 }
 
 fn aliases(old: &Old, report: &mut Report) {

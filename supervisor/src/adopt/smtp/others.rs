@@ -35,7 +35,9 @@ impl Decision<'_> {
             match &program.kind {
                 Kind::Account(account) => accounts.push(format!("account {}", account.text)),
                 Kind::Softlimit(limits) => {
-                    let limits = limits.iter().map(|(letter, value)| {
+                    // chpst has letters for more than limits.
+                    let limits = limits.iter().filter(|(letter, _)| "acdflmoprst".contains(*letter));
+                    let limits = limits.map(|(letter, value)| {
                         format!("-{letter} {}", value.map_or("", |value| value.text.as_str()))
                     });
                     let text = format!("softlimit {}", limits.collect::<Vec<_>>().join(" "));

@@ -46,7 +46,7 @@ impl Decision<'_> {
         let has =
             |environment: &[(String, String)], name: &str| environment.iter().any(|(own, _)| own == name);
         let mut from = "the script's environment".to_owned();
-        if !checkpassword.is_empty() && !has(&environment, "SMTPAUTH") && !says("SMTPAUTH") {
+        if !checkpassword.is_empty() && service.script.variable("SMTPAUTH").is_none() && !says("SMTPAUTH") {
             // A qmail-smtpd that does not know the variable offers AUTH whenever it has a program to ask.
             environment.push(("SMTPAUTH".to_owned(), String::new()));
             argued = true;
