@@ -35,7 +35,10 @@ impl Servers {
         let config = if named.is_empty() { of_the_system()? } else { of(named) };
         let build = |edns0| {
             let patience = (deadline / 8).max(Duration::from_millis(500));
-            let mut builder = Resolver::builder_with_config(config.clone(), OneTry { patience });
+            let mut builder = Resolver::builder_with_config(
+                config.clone(),
+                OneTry { patience, runtime: TokioRuntimeProvider::default() },
+            );
             let options: &mut ResolverOpts = builder.options_mut();
             options.timeout = deadline;
             // Tries are counted where each gets a question of its own.
@@ -80,6 +83,8 @@ fn of_the_system() -> Result<ResolverConfig, NetError> {
 #[derive(Clone)]
 pub(super) struct OneTry {
     patience: Duration,
+    /// Its connections live as long as it does.
+    runtime: TokioRuntimeProvider,
 }
 
 impl ConnectionProvider for OneTry {
@@ -93,19 +98,16 @@ impl ConnectionProvider for OneTry {
         config: &ConnectionConfig,
         context: &PoolContext,
     ) -> Result<Self::FutureConn, NetError> {
-        let runtime = TokioRuntimeProvider::default();
         if !matches!(config.protocol, ProtocolConfig::Udp) {
-            return runtime.new_connection(ip, config, context);
+            return self.runtime.new_connection(ip, config, context);
         }
-        let udp = UdpClientStream::builder(SocketAddr::new(ip, config.port), runtime)
+        let udp = UdpClientStream::builder(SocketAddr::new(ip, config.port), self.runtime.clone())
             .with_timeout(Some(self.patience))
             .with_max_retries(0);
         Ok(Box::pin(async move { Ok(udp.exchange()) }))
     }
 
     fn runtime_provider(&self) -> &Self::RuntimeProvider {
-        static RUNTIME: std::sync::LazyLock<TokioRuntimeProvider> =
-            std::sync::LazyLock::new(TokioRuntimeProvider::default);
-        &RUNTIME
+        &self.runtime
     }
 }

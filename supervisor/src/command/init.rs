@@ -455,7 +455,7 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
     // hold: false,
 
     // DNS. servers: [] means those of the system.
-    // resolver: (servers: [], deadline: "30s", in_flight: 1024, cache: "8 MiB"),
+    // resolver: (servers: [], deadline: "30s", in_flight: 1024), // and cache: "8 MiB"
 
     // Delivery to other hosts. outgoing_ip: own address of such connections; None: the system chooses.
     // remote: (port: 25, outgoing_ip: None),
