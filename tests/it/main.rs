@@ -33,6 +33,7 @@ mod rblsmtpd;
 mod receive;
 mod rehearsal;
 mod relay;
+mod resolver;
 mod retry_bounce;
 mod simscan;
 mod smuggling;

@@ -14,6 +14,7 @@ pub mod host;
 pub mod letter;
 pub mod load;
 pub mod maildir;
+pub mod odd_dns;
 pub mod peer;
 pub mod postfix;
 pub mod probe;

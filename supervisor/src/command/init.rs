@@ -1,7 +1,7 @@
 //! `init`: makes a home with everything a host needs, and a first virtual domain with a postmaster.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +38,9 @@ const CONCURRENCY: &str = "100";
 
 /// `concurrencyincoming` of a new host.
 const CONCURRENCYINCOMING: &str = "100";
+
+/// `databytes` of a new host: 20 MiB.
+const DATABYTES: &str = "20971520";
 
 /// Bytes of `queue/lock/tcpto` (qmail-tcpto: 64 slots of 16 bytes).
 const TCPTO: usize = 1024;
@@ -105,8 +108,21 @@ pub struct Report {
     pub metrics: SocketAddr,
     /// The first user.
     pub user: String,
-    /// The first user's password; it is kept nowhere.
+    /// The first user's password; it is kept nowhere, but for [`Report::kept`].
     pub password: String,
+    /// The file that the password was put into in place of being shown.
+    pub kept: Option<PathBuf>,
+}
+
+impl Report {
+    /// Puts the password into a file that only its owner can read, for whom nobody watches a terminal: what is printed may
+    /// go to a log.
+    pub(crate) fn keep_password(&mut self) -> Result<(), Failure> {
+        let path = self.home.join("postmaster.password");
+        durable::create(&path, format!("{}\n", self.password).as_bytes(), 0o600, Owner::own())?;
+        self.kept = Some(path);
+        Ok(())
+    }
 }
 
 /// Makes a home and prints what was made.
@@ -115,10 +131,29 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     match initialise(home, &options) {
         Ok(report) => {
             println!("{report}");
+            for doubt in doubts(&report, &options) {
+                eprintln!("mailtree init: warning: {doubt}");
+            }
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("mailtree init"),
     }
+}
+
+/// What may not be meant so.
+fn doubts(report: &Report, options: &Options) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if !report.me.contains('.') {
+        doubts.push(format!(
+            "`{}` is not a full name: other hosts may refuse mail from it; --me FQDN",
+            report.me
+        ));
+    }
+    let any = |unspecified: IpAddr| options.listen.contains(&unspecified);
+    if any(Ipv6Addr::UNSPECIFIED.into()) && !any(Ipv4Addr::UNSPECIFIED.into()) {
+        doubts.push("`--listen ::` is IPv6 alone; for IPv4 too: --listen :: --listen 0.0.0.0".to_owned());
+    }
+    doubts
 }
 
 impl std::fmt::Display for Report {
@@ -134,7 +169,10 @@ impl std::fmt::Display for Report {
         }
         writeln!(f, "metrics:    {}", self.metrics)?;
         writeln!(f, "user:       {}", self.user)?;
-        write!(f, "password:   {}  (shown only now)", self.password)
+        match &self.kept {
+            Some(path) => write!(f, "password:   in {}  (remove it when you have read it)", path.display()),
+            None => write!(f, "password:   {}  (shown only now)", self.password),
+        }
     }
 }
 
@@ -235,15 +273,15 @@ impl Plan {
         };
         let [smtp, submission, smtps, metrics] =
             [port(SMTP)?, port(SUBMISSION)?, port(SMTPS)?, port(METRICS)?];
-        let first = options
-            .listen
-            .first()
-            .ok_or_else(|| Failure::permanent("--listen: allowed: one address or more"))?;
+        if options.listen.is_empty() {
+            return Err(Failure::permanent("--listen: allowed: one address or more"));
+        }
         let listen = |port: u16| -> Vec<SocketAddr> {
             options.listen.iter().map(|&address| SocketAddr::new(address, port)).collect()
         };
         let (smtpd, submission, smtps) = (listen(smtp), listen(submission), listen(smtps));
-        let metrics = SocketAddr::new(*first, metrics);
+        // Whoever is to see them from elsewhere says so in host.ron.
+        let metrics = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), metrics);
         let host_ron = host_ron([&smtpd, &submission, &smtps], metrics);
         // Two equal addresses, or one that another contains, are refused here and not at the first start.
         Host::parse(Path::new("."), &host_ron)?;
@@ -284,6 +322,7 @@ impl Plan {
             metrics: self.metrics,
             user,
             password: self.password,
+            kept: None,
         })
     }
 
@@ -296,6 +335,7 @@ impl Plan {
             ("locals", "localhost"),
             ("rcpthosts", "localhost"),
             ("concurrencyincoming", CONCURRENCYINCOMING),
+            ("databytes", DATABYTES),
             ("concurrencylocal", CONCURRENCY),
             ("concurrencyremote", CONCURRENCY),
         ] {
@@ -427,8 +467,9 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
             // proxies: [],
             // The arguments of rblsmtpd, such as ["-r", "zen.spamhaus.org"].
             // rblsmtpd: [],
-            // What a run script exports; tcp.smtp may set the same for a client. chkuser refuses unknown recipients.
-            environment: {{"CHKUSER_START": "ALWAYS"}},
+            // What a run script exports; tcp.smtp may set the same for a client. chkuser refuses unknown recipients of
+            // domains that bounce them.
+            environment: {{"CHKUSER_START": "DOMAIN"}},
             // Whether AUTH, which SMTPAUTH switches on, is offered without TLS too.
             // auth_in_clear: false,
             // A checkpassword program with its arguments; none: the users of the virtual domains.
@@ -437,12 +478,12 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
         // Mail from our users: AUTH is a must, and so is TLS.
         "submission": smtpd(
             listen: [{submission}],
-            environment: {{"SMTPAUTH": "!", "FORCETLS": "1"}},
+            environment: {{"CHKUSER_START": "DOMAIN", "SMTPAUTH": "!", "FORCETLS": "1"}},
         ),
         // The same with TLS from the first byte.
         "smtps": smtpd(
             listen: [{smtps}],
-            environment: {{"SMTPAUTH": "!", "SMTPS": "1"}},
+            environment: {{"CHKUSER_START": "DOMAIN", "SMTPAUTH": "!", "SMTPS": "1"}},
         ),
         "metrics": metrics(listen: "{metrics}"),
     }},

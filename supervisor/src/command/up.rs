@@ -52,7 +52,10 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
 
 fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let first = if init::is_vacant(home)? {
-        let report = init::initialise(home, &init::Options::default())?;
+        let mut report = init::initialise(home, &init::Options::default())?;
+        if !std::io::stdout().is_terminal() {
+            report.keep_password()?;
+        }
         println!("{report}");
         std::io::stdout().flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
         true
@@ -216,8 +219,8 @@ fn what_to_type(home: &Path, me: &str, rows: &[Row], first: bool, held: bool) ->
          See the tree:\n\n  {program} --home {home} svstat\n\n\
          Ctrl-C stops the host.\n"
     ));
-    if first {
-        text.push_str("The password above is not kept anywhere: note it now.\n");
+    if first && std::io::stdout().is_terminal() {
+        text.push_str("The password above is not shown again: note it now.\n");
     }
     text.push('\n');
     text
