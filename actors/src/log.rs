@@ -3,20 +3,23 @@
 //! Every event is one line. What an administrator's tools read is the event's message, byte for byte qmail's; its fields
 //! say the same to machines. A full log never holds up mail: lines that find no place are counted and dropped.
 
+mod output;
+
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mailtree_protocols::tai64::Tai64n;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
 use crate::service::StartError;
+use output::Output;
 
 /// Lines that may wait for the writer.
 const WAITING: usize = 16_384;
@@ -24,6 +27,12 @@ const WAITING: usize = 16_384;
 /// How long the writer rests after it has written: what comes meanwhile is one write. A line that comes to a quiet log is
 /// written at once.
 const REST: Duration = Duration::from_millis(5);
+
+/// How long the last words may take when nobody reads them.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A clock that goes back by less than this is not followed: stamps never go back. By more, somebody has set it.
+const SET_BACK: Duration = Duration::from_secs(1);
 
 /// Longest line, in bytes.
 const MAX_LINE: usize = 16 * 1024;
@@ -35,6 +44,11 @@ pub enum Format {
     Classic,
     /// One JSON object a line.
     Json,
+    /// For a person at a terminal: local time, warnings and alerts in colour if that is wanted.
+    Terminal {
+        /// Whether it is.
+        colour: bool,
+    },
 }
 
 /// Where events go: install it once as a tracing layer, and start [`Log`] to write what it collects.
@@ -44,6 +58,9 @@ pub struct Lines {
     sender: Sender<String>,
     receiver: Receiver<String>,
     lost: Arc<AtomicU64>,
+    output: Arc<Output>,
+    /// The last stamp.
+    last: Arc<Mutex<Duration>>,
 }
 
 impl Lines {
@@ -51,19 +68,31 @@ impl Lines {
     #[must_use]
     pub fn new(format: Format) -> Self {
         let (sender, receiver) = bounded(WAITING);
-        Self { format, sender, receiver, lost: Arc::default() }
+        let (lost, output, last) = Default::default();
+        Self { format, sender, receiver, lost, output, last }
     }
 
-    /// Writes what waits, now, from this thread: for the last words after the tree has stopped.
+    /// Writes what waits, now, from this thread: for the last words after the tree has stopped. Who does not read them in two
+    /// seconds does not get them.
     ///
     /// # Errors
     /// When standard output does not take it.
     pub fn flush(&self) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+        let deadline = Instant::now() + LAST_WORDS;
+        let mut bytes = self.output.lock();
         for line in self.receiver.try_iter() {
-            out.write_all(line.as_bytes())?;
+            bytes.extend_from_slice(line.as_bytes());
         }
-        out.flush()
+        output::write(&mut bytes, || Instant::now() < deadline)
+    }
+
+    /// Adds a line with its stamp: lines stand in the order of their stamps.
+    fn stamped(&self, line: impl FnOnce(Duration) -> String) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let set_back = now + SET_BACK < *last;
+        *last = if set_back { now } else { now.max(*last) };
+        self.add(line(*last));
     }
 
     fn add(&self, line: String) {
@@ -76,19 +105,33 @@ impl Lines {
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.add(match self.format {
-            Format::Classic => {
-                let mut line = Classic::begin(now);
-                event.record(&mut line);
-                line.end()
-            }
+        match self.format {
             Format::Json => {
                 let mut fields = Fields::default();
                 event.record(&mut fields);
-                json(now, event, fields)
+                self.stamped(|now| json(now, event, fields));
             }
-        });
+            Format::Classic => {
+                let mut line = Classic::begin(NO_STAMP);
+                event.record(&mut line);
+                let mut line = line.end();
+                self.stamped(|now| {
+                    line.replace_range(..STAMP, &String::from_iter(stamp(now)));
+                    line
+                });
+            }
+            Format::Terminal { colour } => {
+                let mut line = Classic::begin("");
+                event.record(&mut line);
+                let (on, off) = match *event.metadata().level() {
+                    Level::ERROR if colour => ("\x1b[31m", "\x1b[0m"),
+                    Level::WARN if colour => ("\x1b[33m", "\x1b[0m"),
+                    _ => ("", ""),
+                };
+                let line = line.end();
+                self.stamped(|now| format!("{}{on}{}{off}\n", local(now), line.trim_end_matches('\n')));
+            }
+        }
     }
 }
 
@@ -99,9 +142,9 @@ struct Classic {
 }
 
 impl Classic {
-    fn begin(now: Duration) -> Self {
+    fn begin(stamp: &str) -> Self {
         let mut line = String::with_capacity(160);
-        line.extend(stamp(now));
+        line.push_str(stamp);
         line.push(' ');
         Self { line, cut: false }
     }
@@ -192,15 +235,30 @@ impl Visit for Fields {
     }
 }
 
+/// Characters of a stamp.
+const STAMP: usize = 25;
+
+/// Its place.
+const NO_STAMP: &str = "@000000000000000000000000";
+
+/// The time of day where the host is, to the millisecond, after the date.
+fn local(now: Duration) -> String {
+    let time = jiff::Timestamp::try_from(UNIX_EPOCH + now).unwrap_or_default();
+    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+    zoned.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+}
+
 /// `@4000…`, the time as TAI64N.
-fn stamp(now: Duration) -> [char; 25] {
+fn stamp(now: Duration) -> [char; STAMP] {
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     Tai64n::from_unix(seconds, now.subsec_nanos()).to_text().map(char::from)
 }
 
 fn json(now: Duration, event: &Event<'_>, fields: Fields) -> String {
     let mut object = serde_json::Map::new();
-    object.insert("time".into(), String::from_iter(stamp(now)).into());
+    // RFC 3339.
+    let time = jiff::Timestamp::try_from(UNIX_EPOCH + now).unwrap_or_default();
+    object.insert("time".into(), format!("{time:.6}").into());
     object.insert("unix".into(), now.as_secs_f64().into());
     object.insert("level".into(), event.metadata().level().as_str().to_ascii_lowercase().into());
     let target = event.metadata().target();
@@ -275,21 +333,25 @@ fn rest() {
 }
 
 fn write(lines: &Lines, stopped: &AtomicBool) -> io::Result<()> {
-    let stdout = io::stdout();
-    while !stopped.load(Ordering::Acquire) {
+    let goes_on = || !stopped.load(Ordering::Acquire);
+    while goes_on() {
+        // What another thread had begun comes first.
+        output::write(&mut lines.output.lock(), goes_on)?;
         match lines.receiver.recv_timeout(Duration::from_millis(200)) {
             Ok(line) => {
-                let mut out = io::BufWriter::with_capacity(64 * 1024, stdout.lock());
-                out.write_all(line.as_bytes())?;
+                let mut bytes = lines.output.lock();
+                bytes.extend_from_slice(line.as_bytes());
                 for line in lines.receiver.try_iter().take(1000) {
-                    out.write_all(line.as_bytes())?;
+                    bytes.extend_from_slice(line.as_bytes());
                 }
                 let lost = lines.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    writeln!(out, "log: warning: {lost} lines were lost: standard output was too slow")?;
+                    let told =
+                        format!("log: warning: {lost} lines were lost: standard output was too slow\n");
+                    bytes.extend_from_slice(told.as_bytes());
                 }
-                out.flush()?;
-                drop(out);
+                output::write(&mut bytes, goes_on)?;
+                drop(bytes);
                 rest();
             }
             Err(RecvTimeoutError::Timeout) => (),

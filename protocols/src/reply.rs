@@ -158,6 +158,11 @@ impl Refusal {
         Self::fixed(452, 5, 3, "too many recipients (#4.5.3)")
     }
 
+    /// Larger than what simscan can look at (RFC 1870 6.1). qmail has no such text.
+    pub const fn too_large_to_scan() -> Self {
+        Self::fixed(552, 3, 4, "sorry, that message is too large to be scanned (#5.3.4)")
+    }
+
     /// Larger than `control/databytes`.
     pub const fn databytes() -> Self {
         Self::fixed(552, 3, 4, "sorry, that message size exceeds my databytes limit (#5.3.4)")

@@ -90,6 +90,12 @@ pub struct Scan {
 pub async fn scan(settings: &Settings, message: Message) -> Scan {
     let begun = Instant::now();
     let options = &message.options;
+    let looks = !options.regex.is_empty() || !options.attach.is_empty();
+    if looks && !settings.fail_open && message.size > settings.mime_limit {
+        let trouble = Trouble::Large { size: message.size, limit: settings.mime_limit };
+        let log = vec![format!("simscan:[{}]: warning: {trouble}; refused", message.pid)];
+        return Scan { verdict: Verdict::TooLarge, log, header: Vec::new() };
+    }
     let looked = in_time(settings.deadline, local::look(&message, settings.mime_limit)).await;
     let Local { subject, regex, attachment } = looked.unwrap_or_else(|trouble| Local {
         subject: String::new(),

@@ -269,11 +269,12 @@ async fn who_may_relay_is_not_asked_for_spam() {
 }
 
 #[tokio::test]
-async fn a_message_too_large_to_look_at_is_temporary() {
+async fn a_message_too_large_to_look_at_is_refused_for_good() {
     let mut host = Host::new(CLEAN, HAM).await;
     host.settings.mime_limit = 10;
     let scan = host.scan(MAIL, ":attach=.exe").await;
-    assert!(matches!(scan.verdict, Verdict::Temporary(_)), "{scan:?}");
+    assert_eq!(scan.verdict, Verdict::TooLarge, "{scan:?}");
+    assert!(scan.log[0].ends_with("bytes are too many to look at; allowed: 10; refused"), "{scan:?}");
     assert_eq!(host.scan(MAIL, ":clam=yes").await.verdict, Verdict::Pass);
     host.settings.fail_open = true;
     let scan = host.scan(MAIL, ":attach=.exe").await;

@@ -193,6 +193,7 @@ impl Talk {
                 }
             }
             Verdict::Reject(_, text) => Err(Refusal::permanent(7, 1, text)),
+            Verdict::TooLarge => Err(Refusal::too_large_to_scan()),
             Verdict::Temporary(_) => Err(Refusal::qq_temporarily_rejected()),
             // The client hears what it wants to hear, and nobody gets the message.
             Verdict::Drop(_) => Ok(Accepted { time: unix_now(), qp: reception.qp() }),

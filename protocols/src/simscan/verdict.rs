@@ -61,6 +61,8 @@ pub enum Verdict {
     Pass,
     /// It is refused with `554` and this text, without code, printable ASCII.
     Reject(State, String),
+    /// It is refused for good with `552`: larger than what can be looked at. Trying again would not make it smaller.
+    TooLarge,
     /// It is taken with `250` and thrown away.
     Drop(State),
     /// It is refused with `451`, for this reason, which is not for the client.

@@ -83,6 +83,10 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
+        // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
+        LogFormat::Classic if std::io::stdout().is_terminal() => {
+            Format::Terminal { colour: std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()) }
+        }
         LogFormat::Classic => Format::Classic,
         LogFormat::Json => Format::Json,
     });
