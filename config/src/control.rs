@@ -16,6 +16,7 @@ use mailtree_protocols::rcpthosts::RcptHosts;
 use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
 use mailtree_protocols::smtproutes::SmtpRoutes;
 use mailtree_protocols::spf::{self, Behavior};
+use mailtree_protocols::spp::Plugins;
 use mailtree_protocols::validrcptto::ValidRcptTo;
 use mailtree_protocols::virtualdomains::VirtualDomains;
 
@@ -64,6 +65,8 @@ pub struct Smtpd {
     pub spfbehavior: Behavior,
     /// The local words on SPF: `spfrules`, `spfguess`, `spfexp`.
     pub spf: spf::Options,
+    /// `smtpplugins`: what qmail-spp runs.
+    pub smtpplugins: Arc<Plugins>,
     /// Longest wait for a client.
     pub timeoutsmtpd: Duration,
     /// Host put in place of `[the local address]` in recipients.
@@ -243,6 +246,7 @@ fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
         brtlimit: reading.whole("brtlimit", default::BRTLIMIT, 0, u64::from(u32::MAX)),
         spfbehavior: spfbehavior(reading),
         spf: spf_options(reading),
+        smtpplugins: Arc::new(smtpplugins(reading)),
         timeoutsmtpd: timeout(reading, "timeoutsmtpd", default::TIMEOUTSMTPD),
         localiphost: reading.text("localiphost", Missing::Me, Kind::Name),
     }
@@ -293,6 +297,12 @@ fn validrcptto(reading: &mut Reading<'_>) -> Option<ValidRcptTo> {
 /// 0, as in the patch, is no limit.
 fn maxrcpt(reading: &mut Reading<'_>) -> Option<usize> {
     Some(reading.count("maxrcpt", 0, 0, default::MAXRCPT_MAX)).filter(|&most| most != 0)
+}
+
+fn smtpplugins(reading: &mut Reading<'_>) -> Plugins {
+    let mut plugins = Plugins::default();
+    reading.lines("smtpplugins", |line| plugins.add(line));
+    plugins
 }
 
 fn virtualdomains(reading: &mut Reading<'_>) -> VirtualDomains {

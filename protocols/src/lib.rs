@@ -36,6 +36,7 @@ pub mod simscan;
 pub mod smtp;
 pub mod smtproutes;
 pub mod spf;
+pub mod spp;
 pub mod svc;
 pub mod tai64;
 pub mod tcprules;

@@ -68,6 +68,21 @@ pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     )
 }
 
+/// The line for an authenticated client that is to stay unnamed (`hide_client`): no address, no name, nothing of what it
+/// called itself. `unknown` and `localhost` stand where RFC 5321 4.4 and qmail's form have something.
+#[must_use]
+pub fn hidden(client: Client<'_>, now: Timestamp) -> String {
+    let Client { local, protocol, .. } = client;
+    let user = client.info.map_or_else(String::new, |user| format!(" ({})", safe(user.as_bytes())));
+    let cipher =
+        client.cipher.map_or_else(String::new, |name| format!("({} encrypted) ", safe(name.as_bytes())));
+    format!(
+        "Received: from unknown (HELO localhost){user}\n  by {} with {cipher}{protocol}; {}\n",
+        safe(local.as_bytes()),
+        date(now)
+    )
+}
+
 /// `26 Sep 1995 04:46:54 -0000`, as qmail writes dates.
 #[must_use]
 pub fn date(now: Timestamp) -> String {
@@ -121,6 +136,10 @@ mod tests {
         assert_eq!(
             smtp(user, now),
             "Received: from a.test (joe@b.test@10.0.0.1)\n  by mx.test with (TLS_AES_256_GCM_SHA384 encrypted) ESMTPSA; 26 Sep 1995 04:46:54 -0000\n"
+        );
+        assert_eq!(
+            hidden(user, now),
+            "Received: from unknown (HELO localhost) (joe@b.test)\n  by mx.test with (TLS_AES_256_GCM_SHA384 encrypted) ESMTPSA; 26 Sep 1995 04:46:54 -0000\n"
         );
     }
 }

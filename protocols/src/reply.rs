@@ -30,6 +30,11 @@ impl Refusal {
         Self { code, status: (subject, detail), text: Cow::Borrowed(text), always_enhanced: true }
     }
 
+    /// For texts of programs that chose code and enhanced code, which is in front for everybody if they put it there.
+    pub(crate) fn quoted(code: u16, status: (u16, u16), text: String, enhanced_first: bool) -> Self {
+        Self { code, status, text: text.into(), always_enhanced: enhanced_first }
+    }
+
     /// `451` with enhanced code 4.`subject`.`detail`: the client is to try again.
     pub fn temporary(subject: u16, detail: u16, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code: 451, status: (subject, detail), text: text.into(), always_enhanced: false }
@@ -231,6 +236,16 @@ impl Refusal {
     /// The queue ended while it had the message.
     pub const fn qq_crashed() -> Self {
         Self::fixed(451, 3, 0, "qq crashed (#4.3.0)")
+    }
+
+    /// A plugin of qmail-spp failed: it could not be run, did not end, or said nothing that makes sense.
+    pub const fn spp_failure() -> Self {
+        Self::fixed(451, 3, 0, "qmail-spp failure (#4.3.0)")
+    }
+
+    /// The same in place of the greeting, where RFC 5321 3.1 knows 421 alone.
+    pub const fn spp_failure_at_connection() -> Self {
+        Self::fixed(421, 3, 0, "qmail-spp failure (#4.3.0)")
     }
 
     /// qmail-queue 11: the envelope cannot be stored.
@@ -478,7 +493,7 @@ fn line(out: &mut Vec<u8>, code: u16, status: Option<(u16, u16)>, words: &[u8]) 
 }
 
 /// Texts may quote what another program said: no byte of theirs may end the line or leave ASCII.
-fn text(out: &mut Vec<u8>, words: &[u8]) {
+pub(crate) fn text(out: &mut Vec<u8>, words: &[u8]) {
     let safe = |&b: &u8| if matches!(b, 32..=126) { b } else { b'?' };
     out.extend(words.iter().take(MAX_TEXT).map(safe));
     out.extend_from_slice(b"\r\n");
@@ -532,6 +547,8 @@ mod tests {
             Refusal::qq_files(),
             Refusal::qq_timeout(),
             Refusal::qq_crashed(),
+            Refusal::spp_failure(),
+            Refusal::spp_failure_at_connection(),
             Refusal::qq_address_too_long(),
             Refusal::qq_rejected(),
             Refusal::sender_denied(),

@@ -156,6 +156,8 @@ fn session<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
             match next {
                 Next::Read if rest.is_empty() => continue 'reads,
                 Next::Read => {}
+                Next::Helo => session.greeted(Ok(()), &mut out),
+                Next::Quit => session.left(&mut out),
                 Next::Sender => session.sender(Sender::Accepted, &mut out),
                 Next::Recipient => {
                     let forward_path = session.forward_path().unwrap().to_vec();

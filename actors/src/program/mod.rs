@@ -9,6 +9,7 @@ pub mod checkpassword;
 mod group;
 mod output;
 pub mod qmail_queue;
+pub mod spp;
 #[cfg(test)]
 mod tests;
 

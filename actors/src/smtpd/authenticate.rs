@@ -25,6 +25,7 @@ impl Talk {
         };
         match verdict {
             Verdict::Accepted { relays } => {
+                self.auth_plugins().await?;
                 self.user_relays = relays;
                 Ok(())
             }
@@ -78,6 +79,7 @@ impl Talk {
         if let Some(spf) = &self.spf {
             environment.push(("SPFRESULT".into(), spf.result.as_str().into()));
         }
+        self.add_spp(&mut environment);
         environment
     }
 }

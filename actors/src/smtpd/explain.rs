@@ -10,12 +10,13 @@ use mailtree_protocols::rblsmtpd::source::Source;
 use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::Policy;
 use mailtree_protocols::spf::Behavior;
+use mailtree_protocols::spp::Section;
 
 use super::Smtpd;
 use super::client::Client;
 use super::message::QmailQueue;
 use super::recipient::{Asked, Chkuser};
-use super::{entry, policy, sender};
+use super::{entry, policy, sender, spp};
 use crate::filter::rblsmtpd;
 
 /// One line: what was looked at, and what was found.
@@ -51,6 +52,7 @@ impl Smtpd {
         }
         let policy = policy::policy(self, &controls, &client, client.is_set("SMTPS"), 0);
         lines.extend(explain_filters(&controls, &client, &policy));
+        lines.extend(self.explain_plugins(&controls, &client).await?);
         let ours = "may send to the recipients that rcpthosts and chkuser allow";
         let no_tls = if policy.secured {
             self.tls.current().is_none()
@@ -68,6 +70,17 @@ impl Smtpd {
         };
         lines.push(line("verdict", verdict));
         Ok(lines)
+    }
+
+    /// The plugins of each section that would run, and where they are not there.
+    async fn explain_plugins(&self, controls: &control::Smtpd, client: &Client) -> Result<Vec<Line>, String> {
+        let directory = self.qmail_home();
+        let plugins = spp::plugins(controls, client, &directory).await?;
+        let of = |section| {
+            let shown: Vec<_> = plugins.of(section).map(|plugin| spp::shown(plugin, &directory)).collect();
+            (!shown.is_empty()).then(|| line("plugins", format!("{section}: {}", shown.join("; "))))
+        };
+        Ok(Section::ALL.into_iter().filter_map(of).collect())
     }
 
     /// What a recipient meets that a client at `ip` names.

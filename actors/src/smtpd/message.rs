@@ -63,8 +63,12 @@ impl QmailQueue {
 impl Talk {
     /// Gets ready for the message of the transaction.
     pub(super) async fn open(&mut self) -> Result<(), Refusal> {
+        self.data_plugins().await?;
         let mut reception = self.reception().await?;
-        let mut head = self.spf.as_ref().and_then(|spf| spf.header.clone()).unwrap_or_default();
+        let hidden = self.smtpd.hide_client && self.session.user().is_some();
+        // Received-SPF names the client's address and its HELO.
+        let spf = self.spf.as_ref().filter(|_| !hidden);
+        let mut head = spf.and_then(|spf| spf.header.clone()).unwrap_or_default();
         let user = self.session.user().map(|user| String::from_utf8_lossy(user).into_owned());
         let client = received::Client {
             host: self.client.host(),
@@ -75,8 +79,11 @@ impl Talk {
             protocol: self.session.protocol(),
             cipher: self.secured.as_ref().map(|secured| secured.cipher),
         };
-        head.push_str(&received::smtp(client, Timestamp::now()));
-        reception.write(head.as_bytes()).await.map_err(|error| refusal(&error))?;
+        let trace = if hidden { received::hidden } else { received::smtp };
+        head.push_str(&trace(client, Timestamp::now()));
+        let mut head = head.into_bytes();
+        head.extend(self.spp_header());
+        reception.write(&head).await.map_err(|error| refusal(&error))?;
         self.mess = Mess::Open(Box::new(reception));
         Ok(())
     }
@@ -216,7 +223,7 @@ impl Talk {
         Ok(Accepted { time: unix_now(), qp: reception.qp() })
     }
 
-    fn limited(&self, program: Program) -> Program {
+    pub(super) fn limited(&self, program: Program) -> Program {
         program.limits(Limits::memory(self.smtpd.program_memory))
     }
 }

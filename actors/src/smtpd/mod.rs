@@ -4,7 +4,7 @@
 //! goes, is silent too long, or the service stops. A session that dies leaves nothing behind that anybody relies on.
 //!
 //! [`entry`] leads a client to the greeting, [`sender`] and [`recipient`] look at the envelope, [`message`] takes the data,
-//! [`authenticate`] checks who the client is.
+//! [`authenticate`] checks who the client is, and [`spp`] runs the administrator's plugins about each of these.
 
 mod authenticate;
 mod client;
@@ -14,6 +14,7 @@ mod message;
 mod policy;
 mod recipient;
 mod sender;
+mod spp;
 
 use std::io;
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub use explain::Line;
 use message::Mess;
 pub use recipient::Found;
 use sender::Spf;
+use spp::{Parting, Spp};
 
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
@@ -79,6 +81,8 @@ pub struct Smtpd {
     pub environment: Vec<(String, String)>,
     /// Whether AUTH is offered without TLS too.
     pub auth_in_clear: bool,
+    /// Whether the trace field of an authenticated client leaves out its address and names.
+    pub hide_client: bool,
     /// The checkpassword program; none: [`Self::users`].
     pub checkpassword: Option<Program>,
     /// How messages are scanned.
@@ -135,6 +139,8 @@ pub struct Talk {
     session: Session,
     chkuser: recipient::Chkuser,
     spf: Option<Spf>,
+    /// qmail-spp; none: there is no plugin to run.
+    spp: Option<Box<Spp>>,
     /// Whether the user that the client has shown to be may relay.
     user_relays: bool,
     timeout: Duration,
@@ -210,7 +216,14 @@ async fn enter(smtpd: Arc<Smtpd>, mut connection: Box<Connection>) -> Option<Box
         }
     };
     match entry::enter(&smtpd, &controls, &mut connection).await {
-        Ok(entered) => Some(Box::new(Talk::new(smtpd, controls, *connection, entered))),
+        Ok(entered) => {
+            let mut talk = Box::new(Talk::new(smtpd, controls, *connection, entered));
+            if talk.begin_spp().await {
+                return Some(talk);
+            }
+            talk.connection.end.exit(0);
+            None
+        }
         Err(left) => {
             connection.end.exit(match left {
                 Left::Exit(code) => code,
@@ -244,6 +257,7 @@ impl Talk {
             client,
             secured,
             spf: None,
+            spp: None,
             user_relays: true,
             input: Vec::with_capacity(CHUNK),
             read: 0,
@@ -262,9 +276,18 @@ impl Talk {
         let (read, next) = self.session.receive(&self.input[self.read..], &mut self.out, &mut self.body);
         self.read += read;
         self.store().await;
+        let answered = self.out.len();
         match next {
             Next::Read => (),
             Next::Starttls => return self.starttls().await,
+            Next::Helo => {
+                let answer = self.helo().await;
+                self.session.greeted(answer, &mut self.out);
+            }
+            Next::Quit => {
+                self.quit().await;
+                self.session.left(&mut self.out);
+            }
             Next::Authenticate => {
                 let answer = self.authenticate().await;
                 self.session.authenticated(answer, &mut self.out);
@@ -296,7 +319,26 @@ impl Talk {
                 return Ok(Dialogue::Ends);
             }
         }
-        Ok(Dialogue::GoesOn)
+        match self.spp.as_mut().and_then(|spp| spp.concluded(next, answered, &mut self.out)) {
+            None => Ok(Dialogue::GoesOn),
+            Some(parting) => self.part(parting, answered).await,
+        }
+    }
+
+    /// A plugin wants the connection closed.
+    async fn part(&mut self, parting: Parting, answered: usize) -> io::Result<Dialogue> {
+        self.mess = Mess::None;
+        match parting {
+            // The answer is sent as any other, and the session closes then.
+            Parting::Answered => {
+                self.session.hang_up();
+                return Ok(Dialogue::GoesOn);
+            }
+            Parting::Silent => self.out.truncate(answered),
+        }
+        self.send().await?;
+        self.connection.stream.shutdown().await?;
+        Ok(Dialogue::Ends)
     }
 
     async fn starttls(&mut self) -> io::Result<Dialogue> {
@@ -310,6 +352,7 @@ impl Talk {
         };
         self.secured = Some(secured);
         self.session.secured();
+        self.forget_spp();
         Ok(Dialogue::GoesOn)
     }
 

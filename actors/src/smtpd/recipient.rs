@@ -1,4 +1,4 @@
-//! RCPT: who may be sent to. In this order: maxrcpt, the lists of bad recipients, validrcptto, then chkuser or, without it,
+//! RCPT: who may be sent to. In this order: maxrcpt, plugins, the lists of bad recipients, validrcptto, then chkuser or, without it,
 //! rcpthosts.
 
 use std::collections::HashMap;
@@ -83,19 +83,26 @@ impl Talk {
         };
         let recipient = address::in_a_labels(recipient);
         let count = self.session.transaction().map_or(0, |transaction| transaction.forward_paths.len());
-        let asked = self.asked();
-        asked.fits(count)?;
-        asked.no_bad_recipient(&recipient)?;
-        let known = asked.is_valid(&recipient, self.chkuser.on)?;
-        match self.chkuser.settings(&self.client, asked.relays) {
-            Some(settings) if !known => self.chkuser_recipient(&settings, &recipient).await?,
-            _ => self.asked().in_rcpthosts(&recipient)?,
+        self.asked().fits(count)?;
+        let (recipient, checked) = self.rcpt_plugins(recipient).await?;
+        if checked {
+            self.check_recipient(&recipient).await?;
         }
         // The value of RELAYCLIENT is appended to every recipient.
         Ok([recipient.as_slice(), self.client.variables.get("RELAYCLIENT").unwrap_or_default()].concat())
     }
 
-    fn asked(&self) -> Asked<'_> {
+    async fn check_recipient(&mut self, recipient: &[u8]) -> Result<(), Refusal> {
+        let asked = self.asked();
+        asked.no_bad_recipient(recipient)?;
+        let known = asked.is_valid(recipient, self.chkuser.on)?;
+        match self.chkuser.settings(&self.client, asked.relays) {
+            Some(settings) if !known => self.chkuser_recipient(&settings, recipient).await,
+            _ => self.asked().in_rcpthosts(recipient),
+        }
+    }
+
+    pub(super) fn asked(&self) -> Asked<'_> {
         Asked { smtpd: &self.smtpd, controls: &self.controls, client: &self.client, relays: self.relays() }
     }
 

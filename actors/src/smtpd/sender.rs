@@ -1,4 +1,4 @@
-//! MAIL: who may send. In this order: the lists of bad names and senders, chkuser, SPF.
+//! MAIL: who may send. In this order: plugins, the lists of bad names and senders, chkuser, SPF.
 
 use std::net::IpAddr;
 
@@ -34,6 +34,11 @@ impl Talk {
     /// Looks at the sender of the transaction.
     pub(super) async fn sender(&mut self) -> Sender {
         self.spf = None;
+        match self.mail_plugins().await {
+            Ok(true) => {}
+            Ok(false) => return Sender::Accepted,
+            Err(refusal) => return Sender::Refused(refusal),
+        }
         let Some(transaction) = self.session.transaction() else { return Sender::Accepted };
         let (sender, smtputf8) = (transaction.reverse_path.clone(), transaction.smtputf8);
         if let Some(refusal) = self.bad_sender(&sender) {

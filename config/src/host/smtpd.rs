@@ -46,6 +46,8 @@ pub struct Smtpd {
     pub environment: Vec<(String, String)>,
     /// Whether AUTH is offered without TLS too.
     pub auth_in_clear: bool,
+    /// Whether the trace field of an authenticated client leaves out its address and names.
+    pub hide_client: bool,
     /// A checkpassword program with its arguments; none: the users of the virtual domains.
     #[serde(deserialize_with = "unit::words")]
     pub checkpassword: Vec<String>,
@@ -87,6 +89,7 @@ impl Default for Smtpd {
             rblsmtpd: Vec::new(),
             environment: Vec::new(),
             auth_in_clear: false,
+            hide_client: false,
             checkpassword: Vec::new(),
         }
     }
@@ -113,6 +116,7 @@ impl Smtpd {
         let environment = self.environment.iter().map(|(name, value)| format!("{name}={value}"));
         add("environment", environment.collect::<Vec<_>>().join(", "));
         add("auth_in_clear", self.auth_in_clear.to_string());
+        add("hide_client", self.hide_client.to_string());
         add("checkpassword", self.checkpassword.join(" "));
     }
 }

@@ -62,6 +62,8 @@ pub enum Next {
     /// STARTTLS was said: send `out`, throw away all input that has come, secure the connection, then call
     /// [`Session::secured`].
     Starttls,
+    /// HELO or EHLO was said: look at [`Session::name`], then call [`Session::greeted`].
+    Helo,
     /// AUTH was said to its end: check [`Session::credentials`], then call [`Session::authenticated`].
     Authenticate,
     /// MAIL was said: look at the sender of [`Session::transaction`], then call [`Session::sender`].
@@ -74,6 +76,8 @@ pub enum Next {
     Commit,
     /// The message is whole and refused, and the reply is written: drop what was stored.
     Discard,
+    /// QUIT was said: call [`Session::left`].
+    Quit,
     /// Send `out` and close; a message that was open is dropped.
     Close,
 }
@@ -116,6 +120,8 @@ enum Phase {
     Command,
     /// STARTTLS was said, the driver has not answered.
     Starttls,
+    /// HELO or EHLO was said, with this name and whether it was EHLO; the driver has not answered.
+    Helo(Vec<u8>, bool),
     /// An AUTH exchange waits for the client's next line.
     Exchange(Exchange),
     /// An AUTH exchange ended, the driver has not answered.
@@ -129,6 +135,8 @@ enum Phase {
     Data(DataReader),
     /// The data ended, the driver has not answered.
     Commit,
+    /// QUIT was said, the driver has not answered.
+    Quit,
     Closed,
 }
 
@@ -141,6 +149,7 @@ pub struct Session {
     extended: bool,
     secured: bool,
     user: Option<Vec<u8>>,
+    mechanism: &'static str,
     exchanges: u32,
     transaction: Option<Transaction>,
     errors: u32,
@@ -161,6 +170,7 @@ impl Session {
             extended: false,
             secured,
             user: None,
+            mechanism: "",
             exchanges: 0,
             transaction: None,
             errors: 0,
@@ -208,6 +218,19 @@ impl Session {
         }
     }
 
+    /// The name being looked at; there from [`Next::Helo`] until [`Session::greeted`].
+    pub fn name(&self) -> Option<&[u8]> {
+        match &self.phase {
+            Phase::Helo(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The mechanism of the last exchange of AUTH; empty before one.
+    pub const fn mechanism(&self) -> &'static str {
+        self.mechanism
+    }
+
     /// The recipient being looked at; there from [`Next::Recipient`] until [`Session::recipient`].
     pub fn forward_path(&self) -> Option<&[u8]> {
         match &self.phase {
@@ -239,11 +262,13 @@ impl Session {
             let rest = &input[read..];
             match &mut self.phase {
                 Phase::Starttls => return (read, Next::Starttls),
+                Phase::Helo(..) => return (read, Next::Helo),
                 Phase::Authenticate(_) => return (read, Next::Authenticate),
                 Phase::Sender => return (read, Next::Sender),
                 Phase::Recipient(_) => return (read, Next::Recipient),
                 Phase::Open => return (read, Next::Open),
                 Phase::Commit => return (read, Next::Commit),
+                Phase::Quit => return (read, Next::Quit),
                 Phase::Closed => return (read, Next::Close),
                 _ if rest.is_empty() || chunk == MAX_CHUNK || out.len() - replies >= MAX_REPLIES => {
                     return (read, Next::Read);
@@ -313,6 +338,56 @@ impl Session {
             }
             Err(refusal) => self.abandon(&refusal, out),
         }
+    }
+
+    /// The driver's answer to [`Next::Helo`]; after a refusal the session is where it was. At any other time it says
+    /// nothing.
+    pub fn greeted(&mut self, answer: Result<(), Refusal>, out: &mut Vec<u8>) {
+        let (name, extended) = match std::mem::replace(&mut self.phase, Phase::Command) {
+            Phase::Helo(name, extended) => (name, extended),
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
+        if let Err(refusal) = answer {
+            return self.refuse(&refusal, out);
+        }
+        self.helo = Some(name);
+        self.extended = extended;
+        self.transaction = None;
+        if extended {
+            self.ehlo(out);
+        } else {
+            reply::helo(out, &self.policy.greeting);
+        }
+    }
+
+    /// The driver's answer to [`Next::Quit`]: the session is closed. At any other time it says nothing.
+    pub fn left(&mut self, out: &mut Vec<u8>) {
+        if matches!(self.phase, Phase::Quit) {
+            self.phase = Phase::Closed;
+            reply::bye(self.extended, &self.policy.greeting, out);
+        }
+    }
+
+    /// Another sender in place of the one that was said, between [`Next::Sender`] and [`Session::sender`]. At any other
+    /// time it does nothing.
+    pub fn change_reverse_path(&mut self, path: Vec<u8>) {
+        if let (Phase::Sender, Some(transaction)) = (&self.phase, &mut self.transaction) {
+            transaction.reverse_path = path;
+        }
+    }
+
+    /// Nobody is served: the refusal takes the place of the greeting; the session is closed.
+    pub fn turn_away(&mut self, refusal: &Refusal, out: &mut Vec<u8>) {
+        self.close(refusal, out);
+    }
+
+    /// The session is closed, and nothing is said of it.
+    pub fn hang_up(&mut self) {
+        self.transaction = None;
+        self.phase = Phase::Closed;
     }
 
     /// The client was silent too long: says so; the session is closed.
@@ -432,14 +507,8 @@ impl Session {
 
     fn obey(&mut self, command: Command<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
         match command {
-            Command::Helo(name) => {
-                self.greeted(name, false);
-                reply::helo(out, &self.policy.greeting);
-            }
-            Command::Ehlo(name) => {
-                self.greeted(name, true);
-                self.ehlo(out);
-            }
+            Command::Helo(name) => self.phase = Phase::Helo(name.to_vec(), false),
+            Command::Ehlo(name) => self.phase = Phase::Helo(name.to_vec(), true),
             Command::Starttls => {
                 if !self.policy.starttls {
                     return Err(Refusal::unimplemented());
@@ -471,18 +540,9 @@ impl Session {
             Command::Noop => reply::OK.write(self.extended, out),
             Command::Vrfy => reply::VRFY.write(self.extended, out),
             Command::Help => reply::HELP.write(self.extended, out),
-            Command::Quit => {
-                self.phase = Phase::Closed;
-                reply::bye(self.extended, &self.policy.greeting, out);
-            }
+            Command::Quit => self.phase = Phase::Quit,
         }
         Ok(())
-    }
-
-    fn greeted(&mut self, name: &[u8], extended: bool) {
-        self.helo = Some(name.to_vec());
-        self.extended = extended;
-        self.transaction = None;
     }
 
     fn ehlo(&self, out: &mut Vec<u8>) {
@@ -519,6 +579,9 @@ impl Session {
         }
         self.exchanges += 1;
         let challenge = format!("<{}.{}>", self.exchanges, self.policy.unique);
+        let known = ["PLAIN", "LOGIN", "CRAM-MD5"];
+        let said = known.into_iter().find(|name| mechanism.eq_ignore_ascii_case(name.as_bytes()));
+        self.mechanism = said.unwrap_or_default();
         let auth = self.auth_here().ok_or_else(Refusal::auth_without_tls)?;
         Ok(Exchange::start(mechanism, initial, auth, challenge.as_bytes()))
     }

@@ -21,6 +21,11 @@ impl Variables {
         }
     }
 
+    /// Takes a variable away.
+    pub fn unset(&mut self, name: &[u8]) {
+        self.entries.retain(|(own, _)| own != name);
+    }
+
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entries.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))

@@ -111,6 +111,11 @@ impl Host {
                     self.session.secured();
                     return;
                 }
+                Next::Helo => {
+                    assert!(self.session.name().is_some(), "a name is there");
+                    self.session.greeted(Ok(()), &mut self.out);
+                }
+                Next::Quit => self.session.left(&mut self.out),
                 Next::Authenticate => {
                     let credentials = self.session.credentials().expect("credentials are there");
                     let right = match &credentials.proof {

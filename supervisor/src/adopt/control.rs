@@ -12,8 +12,7 @@ const TLS: [&str; 6] =
     ["servercert.pem", "servercerts", "clientca.pem", "clientcrl.pem", "tlsclients", "tlsserverciphers"];
 
 /// By the beginning of the name.
-const NOT_YET: [(&str, &str); 34] = [
-    ("smtpplugins", "qmail-spp: no plugin is run"),
+const NOT_YET: [(&str, &str); 33] = [
     ("taps", "taps: no copies are sent"),
     ("filterargs", "filterargs: nothing signs or changes outgoing mail (DKIM)"),
     ("qfilters", "qfilters: no filter is run"),

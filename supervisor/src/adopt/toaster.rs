@@ -37,7 +37,7 @@ const OBEYED: [&str; 18] = [
 ];
 
 /// By the beginning of the name.
-const NOT_YET: [(&str, &str); 24] = [
+const NOT_YET: [(&str, &str); 22] = [
     ("DKIM", "DKIM: no message is signed or verified"),
     ("DK", "DomainKeys: no message is signed or verified"),
     ("SURBL", "surblfilter: the links in messages are not looked up"),
@@ -46,8 +46,6 @@ const NOT_YET: [(&str, &str); 24] = [
     ("GREYLIST", "greylisting"),
     ("JGREYLIST", "greylisting"),
     ("GREYLITE", "greylisting"),
-    ("SPP", "qmail-spp plugins"),
-    ("NOSPP", "qmail-spp plugins"),
     ("DNSBLLIST", "qmail-dnsbl: put the lists into rblsmtpd in host.ron"),
     ("DNSBLSKIP", "qmail-dnsbl"),
     ("HELO_DNS_CHECK", "helodnscheck: names in HELO are not looked up"),
@@ -82,8 +80,7 @@ pub(super) fn variable(name: &str) -> Fate {
 }
 
 /// Programs of qmail's directory by which a patch or an addition is known.
-const PROGRAMS: [(&str, &str); 9] = [
-    ("spp", "qmail-spp plugins: none is run"),
+const PROGRAMS: [(&str, &str); 8] = [
     ("qmail-dk", "DomainKeys: runs only where QMAILQUEUE names it"),
     ("qmail-dkim", "DKIM: runs only where QMAILQUEUE names it"),
     ("surblfilter", "surblfilter: the links in messages are not looked up"),

@@ -79,6 +79,7 @@ impl Front {
             rblsmtpd,
             environment: smtpd.environment.clone(),
             auth_in_clear: smtpd.auth_in_clear,
+            hide_client: smtpd.hide_client,
             checkpassword,
             simscan: scanners(&host.scanners, host),
             simcontrol: Mutex::default(),

@@ -472,6 +472,8 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
             environment: {{"CHKUSER_START": "DOMAIN"}},
             // Whether AUTH, which SMTPAUTH switches on, is offered without TLS too.
             // auth_in_clear: false,
+            // Whether the Received field of an authenticated client leaves out its address and names.
+            // hide_client: false,
             // A checkpassword program with its arguments; none: the users of the virtual domains.
             // checkpassword: [],
         ),

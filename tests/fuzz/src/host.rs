@@ -135,6 +135,8 @@ impl Host {
                 Next::Read if input.is_empty() => return,
                 Next::Read => assert!(read > 0, "receive stands still"),
                 Next::Starttls => return self.starttls(),
+                Next::Helo => self.session.greeted(Ok(()), &mut self.out),
+                Next::Quit => self.session.left(&mut self.out),
                 Next::Authenticate => self.authenticate(),
                 Next::Sender => self.sender(),
                 Next::Recipient => self.recipient(),
