@@ -39,6 +39,7 @@ mod simscan;
 mod smuggling;
 mod spf;
 mod spf_suite;
+mod spp;
 mod stop;
 mod svc;
 mod tampered;

@@ -15,7 +15,7 @@ pub(super) enum Fate {
     Stranger,
 }
 
-const OBEYED: [&str; 18] = [
+const OBEYED: [&str; 20] = [
     "RELAYCLIENT",
     "RBLSMTPD",
     "SPFBEHAVIOR",
@@ -34,6 +34,8 @@ const OBEYED: [&str; 18] = [
     "TCPREMOTEIP",
     "TCPREMOTEHOST",
     "TCPREMOTEINFO",
+    "NOSPP",
+    "SPPCONFFILE",
 ];
 
 /// By the beginning of the name.
