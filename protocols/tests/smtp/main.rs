@@ -5,4 +5,5 @@
 mod client;
 mod data;
 mod host;
+mod plugins;
 mod server;
