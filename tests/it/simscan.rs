@@ -694,7 +694,8 @@ mod needs_clamd {
     #[test]
     fn more_than_clamd_takes_is_refused_for_now() {
         let clamd = Clamd::start();
-        let host = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.port())).start();
+        let host = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.port()));
+        let host = host.control("databytes", "0\n").start();
         assert_eq!(answer(&host, &letter("too-large", 32_000_000)), TEMPORARY);
         host.wait_log("simscan:[*]: warning: clamav: *; refused for now");
         assert!(answer(&host, "Subject: x\n\nx\n").starts_with("250 "));
