@@ -1,5 +1,7 @@
 //! The actors of the mailtree mail host.
 
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod answer;
 pub mod cdb_files;
 pub mod clean;

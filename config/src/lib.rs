@@ -5,6 +5,7 @@
 //! default.
 
 #![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod changes;
 pub mod control;

@@ -44,4 +44,5 @@ pub mod tcpserver;
 pub mod tcpto;
 pub mod validrcptto;
 pub mod virtualdomains;
+pub mod visible;
 pub mod vpasswd;

@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use mailtree_config::Host;
+use mailtree_protocols::visible::visible;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -128,13 +129,5 @@ fn shown(text: &str) -> String {
 
 /// A text without characters that steer a terminal or hide others.
 fn escaped(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut escaped = String::new();
-    for c in text.chars() {
-        if hidden(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
-    }
-    escaped
+    visible(text).into_owned()
 }

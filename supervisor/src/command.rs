@@ -2,7 +2,10 @@
 
 pub mod adopt;
 pub mod check;
+pub mod completions;
 pub mod explain;
+mod help;
+mod home;
 pub mod init;
 pub mod links;
 pub mod qmail_newmrh;
@@ -23,11 +26,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{FromArgMatches as _, Parser};
 use mailtree_actors::queue::crash::Point;
 
 use crate::control::{AskError, Reply, Request, ask};
 use crate::failure::Failure;
+use crate::output;
+use home::Home;
 
 /// A qmail-style mail host as one supervised tree of actors.
 ///
@@ -36,9 +41,10 @@ use crate::failure::Failure;
 #[derive(Debug, Parser)]
 #[command(name = "mailtree", version, propagate_version = true)]
 struct Cli {
-    /// The host's home directory
-    #[arg(long, global = true, env = "MAILTREE_HOME", default_value = "./mailtree-home", value_name = "DIR")]
-    home: PathBuf,
+    /// The host's home directory; without it $MAILTREE_HOME, what `links` noted, what /etc/mailtree/home names, or
+    /// ./mailtree-home
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -85,6 +91,10 @@ enum Command {
     Relocate(relocate::Args),
     /// Make links of the classic names to this program
     Links(links::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+    /// Write the manual pages of all commands
+    Man(completions::ManArgs),
     /// The places where MAILTREE_CRASH_POINT can stop the host
     #[command(hide = true)]
     CrashPoints,
@@ -92,17 +102,59 @@ enum Command {
 
 /// The program that `arguments` name: the first one, if it is a classic name, or the subcommand.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    output::finish(run(arguments))
+}
+
+fn run(arguments: Vec<OsString>) -> ExitCode {
+    let program = arguments.first().cloned();
     let arguments = vadduser::classic(with_subcommand(arguments));
-    let cli = match Cli::try_parse_from(arguments) {
+    let name = arguments.get(1).cloned();
+    let matches = help::command().try_get_matches_from(arguments);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; a wrong command line is permanent.
-            let code = if error.use_stderr() { ExitCode::from(100) } else { ExitCode::SUCCESS };
-            return if error.print().is_ok() { code } else { ExitCode::from(111) };
-        }
+        Err(error) => return help::report(&error, name.as_ref().and_then(|name| name.to_str())),
     };
-    let home = &*cli.home;
-    match cli.command {
+    let named = cli.home.clone().or_else(|| cli.command.home());
+    let home = match Home::find(named, program.as_deref()) {
+        Ok(home) => home,
+        Err(failure) => return failure.report("mailtree"),
+    };
+    let needed = cli.command.needs_home();
+    let code = obey(cli.command, &home);
+    if needed {
+        home.note_if_missing("mailtree");
+    }
+    code
+}
+
+impl Command {
+    /// The home that a command which reads its arguments itself was given.
+    fn home(&self) -> Option<PathBuf> {
+        if let Self::Svc(args) = self { args.home() } else { None }
+    }
+
+    /// Whether there must be a home already.
+    fn needs_home(&self) -> bool {
+        match self {
+            Self::Svc(args) => args.is_order(),
+            Self::Qmailctl(args) => args.is_order(),
+            Self::Up(_)
+            | Self::Init(_)
+            | Self::Adopt(_)
+            | Self::Links(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::Tcprules(_)
+            | Self::Tcprulescheck(_)
+            | Self::CrashPoints => false,
+            _ => true,
+        }
+    }
+}
+
+fn obey(command: Command, chosen: &Home) -> ExitCode {
+    let home = &*chosen.path;
+    match command {
         Command::Up(args) => up::run(home, &args),
         Command::Init(args) => init::run(home, &args),
         Command::Adopt(args) => adopt::run(home, &args),
@@ -121,10 +173,12 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Command::Vadddomain(args) => vadddomain::run(home, &args, || reread(home)),
         Command::Vadduser(args) => vadduser::run(home, &args),
         Command::Relocate(args) => relocate::run(home, &args),
-        Command::Links(args) => links::run(&args),
+        Command::Links(args) => links::run(chosen, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => completions::man(&args),
         Command::CrashPoints => {
             for (number, point) in Point::ALL.iter().enumerate() {
-                println!("{:2} {}", number + 1, point.name());
+                outln!("{:2} {}", number + 1, point.name());
             }
             ExitCode::SUCCESS
         }

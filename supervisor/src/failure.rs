@@ -54,7 +54,7 @@ impl Failure {
     /// Prints `PROGRAM: fatal: CAUSE` and gives the exit code.
     pub fn report(&self, program: impl Display) -> ExitCode {
         for line in self.text.lines() {
-            eprintln!("{program}: fatal: {line}");
+            errln!("{program}: fatal: {line}");
         }
         self.exit_code()
     }

@@ -1,5 +1,11 @@
 //! The tree, and the command line.
 
+// They panic when nobody reads: output.rs.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use]
+mod output;
+
 mod adopt;
 pub mod boot;
 pub mod command;

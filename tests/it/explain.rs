@@ -149,7 +149,7 @@ fn the_service_can_be_chosen_and_must_be_there() {
         wrong.stderr
     );
     let json = setup.run(&["explain", "ip", "18.23.0.32", "--json"]).json();
-    assert_eq!(json[0]["what"], "service");
+    assert_eq!(json["service"], "smtpd");
     std::fs::write(setup.home().join("tcp.smtp.cdb"), "short").unwrap();
     let broken = setup.run(&["explain", "ip", "192.0.2.1"]).expect(111);
     assert!(broken.stderr.contains("tcp.smtp.cdb"), "{}", broken.stderr);

@@ -13,6 +13,7 @@ mod badlists;
 mod chaos;
 mod chkuser;
 mod clients;
+mod command_line;
 mod config;
 mod crash;
 mod explain;

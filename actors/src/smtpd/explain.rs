@@ -1,5 +1,7 @@
 //! What a client or a recipient would meet, and why: the same questions that a session asks, told in words.
 
+mod mail;
+
 use std::net::{IpAddr, SocketAddr};
 
 use mailtree_config::control;
@@ -26,18 +28,26 @@ pub struct Line {
     pub what: &'static str,
     /// What was found, and where.
     pub found: String,
+    /// Name and value of a variable.
+    pub variable: Option<(String, String)>,
 }
 
 fn line(what: &'static str, found: impl Into<String>) -> Line {
-    Line { what, found: found.into() }
+    Line { what, found: found.into(), variable: None }
 }
 
 impl Smtpd {
-    /// What a client at `ip` meets at this service, as the files and DNS are now. `local` is where it would connect.
+    /// What a client at `ip` meets at this service, as the files and DNS are now. `local` is where it would connect;
+    /// `sender` what it would say in MAIL.
     ///
     /// # Errors
     /// When control files or rules cannot be read: every client is told 421 then.
-    pub async fn explain_ip(&self, ip: IpAddr, local: SocketAddr) -> Result<Vec<Line>, String> {
+    pub async fn explain_ip(
+        &self,
+        ip: IpAddr,
+        local: SocketAddr,
+        sender: Option<&[u8]>,
+    ) -> Result<Vec<Line>, String> {
         let controls = self.control.smtpd().map_err(|error| error.to_string())?;
         let (client, mut lines, deny) = self.known(&controls, ip, local).await?;
         if deny {
@@ -53,6 +63,14 @@ impl Smtpd {
         let policy = policy::policy(self, &controls, &client, client.is_set("SMTPS"), 0);
         lines.extend(explain_filters(&controls, &client, &policy));
         lines.extend(self.explain_plugins(&controls, &client).await?);
+        if let Some(sender) = sender {
+            // What SPF says of the sender takes the place of what it would be asked for.
+            lines.retain(|line| line.what != "spf");
+            if let Err(reply) = self.explain_sender(&controls, &client, sender, &mut lines).await {
+                lines.push(line("verdict", format!("mail from this sender is answered {reply}")));
+                return Ok(lines);
+            }
+        }
         let ours = "may send to the recipients that rcpthosts and chkuser allow";
         let no_tls = if policy.secured {
             self.tls.current().is_none()
@@ -83,7 +101,7 @@ impl Smtpd {
         Ok(Section::ALL.into_iter().filter_map(of).collect())
     }
 
-    /// What a recipient meets that a client at `ip` names.
+    /// What a recipient meets that a client at `ip` names, after `sender` in MAIL.
     ///
     /// # Errors
     /// When control files or rules cannot be read.
@@ -92,6 +110,7 @@ impl Smtpd {
         recipient: &[u8],
         ip: IpAddr,
         local: SocketAddr,
+        sender: Option<&[u8]>,
     ) -> Result<Vec<Line>, String> {
         let controls = self.control.smtpd().map_err(|error| error.to_string())?;
         let (client, mut lines, deny) = self.known(&controls, ip, local).await?;
@@ -102,6 +121,12 @@ impl Smtpd {
         if let (found, Some(rejected)) = self.explain_rblsmtpd(&client).await {
             lines.push(line("rblsmtpd", found));
             lines.push(line("verdict", rejected));
+            return Ok(lines);
+        }
+        if let Some(sender) = sender
+            && let Err(reply) = self.explain_sender(&controls, &client, sender, &mut lines).await
+        {
+            lines.push(line("verdict", reply));
             return Ok(lines);
         }
         let relays = client.is_set("RELAYCLIENT");
@@ -161,7 +186,9 @@ impl Smtpd {
             } else {
                 continue;
             };
-            lines.push(line("variable", format!("{shown}=\"{}\"  ({from})", text.escape_debug())));
+            let variable = Some((shown.to_string(), text.to_string()));
+            let found = format!("{shown}=\"{}\"  ({from})", text.escape_debug());
+            lines.push(Line { what: "variable", found, variable });
         }
         Ok((client, lines, deny))
     }

@@ -7,12 +7,8 @@ use super::{Left, Report, escaped};
 /// A wider first column is not aligned to.
 const WIDTH: usize = 34;
 
-/// Prints it: four lists, or one JSON object.
-pub(crate) fn print(report: &Report, json: bool, out: &mut dyn Write) -> io::Result<()> {
-    if json {
-        serde_json::to_writer_pretty(&mut *out, report)?;
-        return writeln!(out);
-    }
+/// Prints it: four lists.
+pub(crate) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let taken = report.taken.iter().map(|row| (row.what.as_str(), row.r#as.as_str(), row.from.as_str()));
     list("Taken over", taken.collect(), out)?;
     list("Ignored", report.ignored.iter().map(Left::row).collect(), out)?;

@@ -1,6 +1,5 @@
 //! `adopt`: reads a qmail host and writes a `host.ron` for it; nothing of the old host is changed.
 
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +10,7 @@ use mailtree_protocols::tcprules;
 use crate::adopt::{self, Old, Report};
 use crate::durable::{self, Owner};
 use crate::failure::{Doing, Failure};
+use crate::output;
 use crate::vpopmail::create_dirs;
 
 /// Who may connect where the old host had no rules: everybody; and nobody may relay.
@@ -76,16 +76,16 @@ fn adopt(home: &Path, args: &Args) -> Result<(), Failure> {
     if !args.dry_run {
         write(&home, &report)?;
     }
-    let printed = adopt::print(&report, args.json, &mut io::stdout().lock());
-    match printed {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(Failure::temporary(format!("unable to write: {error}")));
-        }
-        Err(_) | Ok(()) => (),
+    if args.json {
+        output::json(&report);
+    } else {
+        let mut text = Vec::new();
+        adopt::print(&report, &mut text).doing("show", &file)?;
+        out!("{}", String::from_utf8_lossy(&text));
     }
     if !args.json {
         let done = if args.dry_run { "would be written" } else { "written" };
-        eprintln!("\n{} {done}", file.display());
+        errln!("\n{} {done}", file.display());
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 mod front;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::durable;
 use crate::elsewhere::{doubtful, find, in_time};
+use crate::output;
 
 /// Shows every setting in force with its origin; fails if one is bad.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// One JSON object in place of lines
     #[arg(long)]
     json: bool,
+    /// Only settings that are not the default
+    #[arg(long)]
+    changed: bool,
 }
 
 /// What was found in a home.
@@ -39,17 +43,17 @@ struct Findings {
     tried: Vec<String>,
 }
 
-/// Settings on standard output, problems on standard error. 0: all is well; 100: something is wrong; 111: nothing is
+/// Settings on standard output, then warnings and problems on standard error, then one line that sums up. 0: all is well; 100: something is wrong; 111: nothing is
 /// known to be wrong, but something could not be read.
 pub fn run(home: &Path, args: &Args) -> ExitCode {
-    let found = examine(home);
-    let printed = if args.json { print_json(home, &found) } else { print_lines(&found) };
-    if let Err(error) = printed {
-        // A reader that has gone, such as `head`, is no failure of the configuration.
-        if error.kind() != io::ErrorKind::BrokenPipe {
-            eprintln!("mailtree check: fatal: unable to write: {error}");
-            return ExitCode::from(111);
-        }
+    let mut found = examine(home);
+    if args.changed {
+        found.settings.retain(|setting| matches!(setting.origin, Origin::File(..)));
+    }
+    if args.json {
+        print_json(home, &found);
+    } else {
+        print_lines(&found);
     }
     match found.problems.as_slice() {
         [] => ExitCode::SUCCESS,
@@ -58,21 +62,20 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     }
 }
 
-fn print_lines(found: &Findings) -> io::Result<()> {
-    for warning in &found.warnings {
-        eprintln!("mailtree check: warning: {warning}");
-    }
-    for problem in &found.problems {
-        eprintln!("mailtree check: fatal: {problem}");
-    }
-    let mut out = io::stdout().lock();
+fn print_lines(found: &Findings) {
     for setting in &found.settings {
-        writeln!(out, "{setting}")?;
+        outln!("{setting}");
     }
     for tried in &found.tried {
-        writeln!(out, "{tried}")?;
+        outln!("{tried}");
     }
-    out.flush()
+    for warning in &found.warnings {
+        errln!("mailtree check: warning: {warning}");
+    }
+    for problem in &found.problems {
+        errln!("mailtree check: fatal: {problem}");
+    }
+    outln!("check: {}", found.verdict());
 }
 
 #[derive(Serialize)]
@@ -104,7 +107,7 @@ struct ProblemRow<'a> {
     temporary: bool,
 }
 
-fn print_json(home: &Path, found: &Findings) -> io::Result<()> {
+fn print_json(home: &Path, found: &Findings) {
     let settings = found.settings.iter().map(|Setting { name, value, origin }| {
         let (origin, file, line) = match origin {
             Origin::Default => ("default", None, None),
@@ -128,9 +131,7 @@ fn print_json(home: &Path, found: &Findings) -> io::Result<()> {
         warnings: &found.warnings,
         tried: &found.tried,
     };
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, &document)?;
-    writeln!(out)
+    output::json(&document);
 }
 
 fn examine(home: &Path) -> Findings {
@@ -165,6 +166,18 @@ fn examine(home: &Path) -> Findings {
 }
 
 impl Findings {
+    /// All in one line.
+    fn verdict(&self) -> String {
+        let counted = |count: usize, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            more => Some(format!("{more} {what}s")),
+        };
+        let parts = [counted(self.problems.len(), "error"), counted(self.warnings.len(), "warning")];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "all is well".to_owned() } else { parts.join(", ") }
+    }
+
     fn problem(&mut self, path: impl Into<PathBuf>, text: impl Into<String>) {
         let path = path.into();
         self.problems.push(Problem {

@@ -8,9 +8,12 @@ use clap::Subcommand;
 use mailtree_actors::smtpd::{Line, Smtpd};
 use mailtree_config::Host;
 use mailtree_config::host::Service;
+use mailtree_protocols::visible::visible;
+use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 use crate::offline;
+use crate::output;
 
 /// Tells what a client or a recipient would meet, and why.
 #[derive(Debug, Subcommand)]
@@ -19,6 +22,9 @@ pub enum Args {
     Ip {
         /// Its address
         address: IpAddr,
+        /// What it would say in MAIL: badmailfrom, chkuser and SPF are asked about it
+        #[arg(long, value_name = "ADDRESS")]
+        from: Option<String>,
         #[command(flatten)]
         which: Which,
     },
@@ -29,6 +35,9 @@ pub enum Args {
         /// The client that names it
         #[arg(long, value_name = "ADDRESS", default_value = "192.0.2.1")]
         ip: IpAddr,
+        /// The sender: badmailfrom, chkuser and SPF are asked about it first
+        #[arg(long, value_name = "ADDRESS")]
+        from: Option<String>,
         #[command(flatten)]
         which: Which,
     },
@@ -50,21 +59,36 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     let (Args::Ip { which, .. } | Args::Rcpt { which, .. }) = args;
     match explain(home, args, which) {
         Ok(lines) if which.json => {
-            let rows: Vec<_> = lines
-                .iter()
-                .map(|line| serde_json::json!({ "what": line.what, "found": line.found }))
-                .collect();
-            println!("{}", serde_json::Value::Array(rows));
+            output::json(&object(lines));
             ExitCode::SUCCESS
         }
         Ok(lines) => {
-            for Line { what, found } in lines {
-                println!("{what:<11} {found}");
+            for Line { what, found, .. } in lines {
+                outln!("{what:<11} {}", visible(&found));
             }
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("mailtree explain"),
     }
+}
+
+/// What was looked at is the key; all variables are in one object.
+fn object(lines: Vec<Line>) -> Map<String, Value> {
+    let mut object = Map::new();
+    let mut variables = Map::new();
+    for Line { what, found, variable } in lines {
+        match variable {
+            Some((name, value)) => variables.insert(name, value.into()),
+            None => object.insert(what.to_owned(), found.into()),
+        };
+    }
+    object.insert("variables".to_owned(), variables.into());
+    object
+}
+
+/// An address as in MAIL, with or without the angle brackets.
+fn bare(address: &str) -> &[u8] {
+    address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address).as_bytes()
 }
 
 fn explain(home: &Path, args: &Args, which: &Which) -> Result<Vec<Line>, Failure> {
@@ -84,8 +108,12 @@ fn explain(home: &Path, args: &Args, which: &Which) -> Result<Vec<Line>, Failure
         let session: Smtpd =
             front.session(name, smtpd, &host).map_err(|error| Failure::permanent(error.to_string()))?;
         let lines = match args {
-            Args::Ip { address, .. } => session.explain_ip(*address, local).await,
-            Args::Rcpt { address, ip, .. } => session.explain_recipient(address.as_bytes(), *ip, local).await,
+            Args::Ip { address, from, .. } => {
+                session.explain_ip(*address, local, from.as_deref().map(bare)).await
+            }
+            Args::Rcpt { address, ip, from, .. } => {
+                session.explain_recipient(address.as_bytes(), *ip, local, from.as_deref().map(bare)).await
+            }
         };
         lines.map_err(Failure::temporary)
     })

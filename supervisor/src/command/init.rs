@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode};
 
 use crate::durable::{self, Lock, Owner};
 use crate::failure::{Doing, Failure};
+use crate::output;
 use crate::password;
 use crate::vpopmail::{NewDomain, NewUser, Unknown, Vpopmail, create_dirs, domain_name};
 
@@ -130,11 +131,18 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     let options = Options { me: args.me.clone(), listen: args.listen.clone(), port_offset: args.port_offset };
     match initialise(home, &options) {
         Ok(report) => {
-            println!("{report}");
             for doubt in doubts(&report, &options) {
-                eprintln!("mailtree init: warning: {doubt}");
+                errln!("mailtree init: warning: {doubt}");
             }
-            ExitCode::SUCCESS
+            outln!("{report}");
+            match output::flush() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => Failure::temporary(format!(
+                    "the home was made, but the password of {} could not be written to standard output: {error}",
+                    report.user
+                ))
+                .report("mailtree init"),
+            }
         }
         Err(failure) => failure.report("mailtree init"),
     }

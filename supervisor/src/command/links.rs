@@ -1,9 +1,12 @@
 //! `links`: makes links of the classic names to this program, which then acts as the program of that name.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::home::{BESIDE_LINKS, By, Home};
+use crate::durable::{self, Owner};
 use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
@@ -29,13 +32,14 @@ pub struct Args {
     dir: PathBuf,
 }
 
-/// Makes the links. What stands there under one of the names already is left alone and named.
-pub fn run(args: &Args) -> ExitCode {
+/// Makes the links, and notes the home for them. What stands there under one of the names already is left alone and
+/// named.
+pub(super) fn run(home: &Home, args: &Args) -> ExitCode {
     let program = match std::env::current_exe().doing("find", Path::new("this program")) {
         Ok(program) => program,
         Err(failure) => return failure.report("mailtree links"),
     };
-    match link(&program, &args.dir) {
+    match link(&program, &args.dir).and_then(|()| note(home, &args.dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report("mailtree links"),
     }
@@ -47,7 +51,7 @@ fn link(program: &Path, dir: &Path) -> Result<(), Failure> {
     for name in NAMES {
         let link = dir.join(name);
         match std::os::unix::fs::symlink(program, &link) {
-            Ok(()) => println!("{} -> {}", link.display(), program.display()),
+            Ok(()) => outln!("{} -> {}", link.display(), program.display()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if std::fs::read_link(&link).ok().as_deref() != Some(program) {
                     taken.push(format!(
@@ -61,6 +65,23 @@ fn link(program: &Path, dir: &Path) -> Result<(), Failure> {
         }
     }
     if taken.is_empty() { Ok(()) } else { Err(Failure::permanent(taken.join("\n"))) }
+}
+
+/// Notes the home beside the links: called through one, the program is for it, wherever it is called from.
+fn note(home: &Home, dir: &Path) -> Result<(), Failure> {
+    let path = std::path::absolute(&home.path).doing("find", &home.path)?;
+    if home.by == By::Default && !path.join(mailtree_config::host::FILE).exists() {
+        errln!("mailtree links: warning: no home is noted: there is none in {}: {}", path.display(), home.by);
+        return Ok(());
+    }
+    let file = dir.join(BESIDE_LINKS);
+    // What is canonical stays right when a link on the way to it is turned.
+    let path = std::fs::canonicalize(&path).unwrap_or(path);
+    let mut line = path.as_os_str().as_bytes().to_owned();
+    line.push(b'\n');
+    durable::replace(&file, &line, 0o644, Owner::own())?;
+    outln!("{}: {}", file.display(), path.display());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `qmail-qread` and `qmail-qstat`: the queue, as qmail's programs of these names tell it.
 
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,15 +18,13 @@ pub fn run(home: &Path) -> ExitCode {
 
 fn qread(home: &Path) -> Result<(), Failure> {
     let disk = open(home)?;
-    let messages = preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}"));
+    let messages = preprocessed(&disk, |id, error| errln!("warning: trouble with #{id}: {error}"));
     let messages =
         messages.map_err(|error| Failure::temporary(format!("unable to read the queue: {error}")))?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let failed = |error| Failure::temporary(format!("standard output: {error}"));
     for message in messages {
-        out.write_all(text(&message).as_bytes()).map_err(failed)?;
+        out!("{}", text(&message));
     }
-    out.flush().map_err(failed)
+    Ok(())
 }
 
 fn text(message: &Listed) -> String {
@@ -55,7 +52,7 @@ pub fn qstat(home: &Path) -> ExitCode {
     });
     match counts {
         Ok((messages, todo)) => {
-            println!("messages in queue: {messages}\nmessages in queue but not yet preprocessed: {todo}");
+            outln!("messages in queue: {messages}\nmessages in queue but not yet preprocessed: {todo}");
             ExitCode::SUCCESS
         }
         Err(failure) => failure.report("qmail-qstat"),

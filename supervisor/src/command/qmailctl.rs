@@ -35,6 +35,13 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
+impl Args {
+    /// Whether something is to be done on a host, and no help or usage is shown.
+    pub(super) fn is_order(&self) -> bool {
+        self.arguments.first().is_some_and(|word| word != "help")
+    }
+}
+
 /// Does it. 1: no such subcommand; otherwise 0 as in the script, but not where a database could not be made or the
 /// queue could not be read.
 pub fn run(home: &Path, args: &Args) -> ExitCode {
@@ -45,11 +52,11 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
         "restart" => qmailctl.restart(),
         "stat" => return qmailctl.stat(),
         "doqueue" | "alrm" | "flush" => {
-            println!("Sending ALRM signal to qmail-send.");
+            outln!("Sending ALRM signal to qmail-send.");
             qmailctl.svc("a", SEND);
         }
         "reload" | "hup" => {
-            println!("Sending HUP signal to qmail-send.");
+            outln!("Sending HUP signal to qmail-send.");
             qmailctl.svc("h", SEND);
         }
         "pause" => qmailctl.each("Pausing", "p"),
@@ -60,9 +67,9 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
                 return failure.report("qmailctl");
             }
         }
-        "help" => println!("{HELP}"),
+        "help" => outln!("{HELP}"),
         _ => {
-            println!("{USAGE}");
+            outln!("{USAGE}");
             return ExitCode::FAILURE;
         }
     }
@@ -87,7 +94,7 @@ fn listeners(home: &Path) -> Vec<String> {
 impl Qmailctl<'_> {
     fn svc(&self, letters: &str, service: &str) {
         if let Err(warning) = svc::tell(self.home, service, letters) {
-            eprintln!("svc: warning: {warning}");
+            errln!("svc: warning: {warning}");
         }
     }
 
@@ -98,41 +105,41 @@ impl Qmailctl<'_> {
 
     fn each(&self, doing: &str, letters: &str) {
         for service in self.services() {
-            println!("{doing} qmail-{service}");
+            outln!("{doing} qmail-{service}");
             self.svc(letters, service);
         }
     }
 
     fn start(&self) {
-        println!("Starting qmail");
+        outln!("Starting qmail");
         for service in self.services() {
             match svok::check(self.home, service) {
                 Ok(true) => self.svc("u", service),
-                Ok(false) => println!("qmail-{service} supervise not running"),
-                Err(cause) => eprintln!("svok: fatal: {cause}"),
+                Ok(false) => outln!("qmail-{service} supervise not running"),
+                Err(cause) => errln!("svok: fatal: {cause}"),
             }
         }
     }
 
     /// The log is the host's and goes on.
     fn stop(&self) {
-        println!("Stopping qmail...");
+        outln!("Stopping qmail...");
         for service in self.listeners.iter().map(String::as_str).chain([SEND]) {
-            println!("  qmail-{service}");
+            outln!("  qmail-{service}");
             self.svc("d", service);
         }
     }
 
     fn restart(&self) {
-        println!("Restarting qmail:");
+        outln!("Restarting qmail:");
         for service in &self.listeners {
-            println!("* Stopping qmail-{service}.");
+            outln!("* Stopping qmail-{service}.");
             self.svc("d", service);
         }
-        println!("* Sending qmail-send SIGTERM and restarting.");
+        outln!("* Sending qmail-send SIGTERM and restarting.");
         self.svc("t", SEND);
         for service in &self.listeners {
-            println!("* Restarting qmail-{service}.");
+            outln!("* Restarting qmail-{service}.");
             self.svc("u", service);
         }
     }
@@ -144,7 +151,7 @@ impl Qmailctl<'_> {
                 [format!("/service/qmail-{service}"), format!("/service/qmail-{service}/log")]
             })
             .collect();
-        print!("{}", svstat::lines(self.home, &directories));
+        out!("{}", svstat::lines(self.home, &directories));
         qmail_qread::qstat(self.home)
     }
 }
@@ -195,7 +202,7 @@ fn reload(source: &Path, compile: impl Fn(&[u8]) -> Result<Vec<u8>, Failure>) ->
     let mut path = source.as_os_str().to_owned();
     path.push(".cdb");
     durable::replace(Path::new(&path), &cdb, 0o644, Owner::own())?;
-    println!("Reloaded {}.", source.display());
+    outln!("Reloaded {}.", source.display());
     Ok(())
 }
 

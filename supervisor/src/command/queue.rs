@@ -1,7 +1,7 @@
 //! `queue`: what is in the queue, and what is done about it. Reading works with the host up or down.
 
 use std::collections::HashSet;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,11 +11,16 @@ use mailtree_actors::queue::has_journal;
 use mailtree_config::Host;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
-use serde::Serialize;
+use mailtree_protocols::visible::visible;
+use serde::{Serialize, Serializer};
 
 use crate::control::{Reply, Request, ask};
 use crate::failure::Failure;
+use crate::output;
 use crate::queue_requests::{QueueReply, QueueRequest};
+
+/// Bytes of a message that are read at once.
+const PIECE: u64 = 64 * 1024;
 
 /// The queue: list, show, remove, retry
 #[derive(Debug, clap::Subcommand)]
@@ -53,11 +58,12 @@ pub enum Args {
     },
 }
 
-/// A message in the queue; times in Unix seconds.
+/// A message in the queue; times in Unix seconds, in JSON as in RFC 3339.
 #[derive(Debug, Serialize)]
 pub(super) struct Listed {
     pub(super) id: u64,
     pub(super) state: &'static str,
+    #[serde(serialize_with = "rfc3339")]
     pub(super) birth: u64,
     pub(super) bytes: u64,
     pub(super) sender: String,
@@ -72,6 +78,7 @@ pub(super) struct ListedRecipient {
     pub(super) address: String,
     pub(super) done: bool,
     /// The next attempt.
+    #[serde(serialize_with = "rfc3339")]
     pub(super) next: u64,
 }
 
@@ -98,7 +105,7 @@ pub(super) fn open(home: &Path) -> Result<Disk, Failure> {
     if let Err(cause) = count(home, QueueRequest::Flush {})
         && has_journal(&queue).unwrap_or(true)
     {
-        eprintln!(
+        errln!(
             "warning: {cause}; {}/journal is not empty: what is in there is not shown; it is delivered when the host is up",
             queue.display()
         );
@@ -180,37 +187,34 @@ fn list(home: &Path, json: bool) -> Result<(), Failure> {
     let disk = open(home)?;
     let failed = |error| Failure::temporary(format!("unable to read the queue: {error}"));
     let mut messages =
-        preprocessed(&disk, |id, error| eprintln!("warning: trouble with #{id}: {error}")).map_err(failed)?;
+        preprocessed(&disk, |id, error| errln!("warning: trouble with #{id}: {error}")).map_err(failed)?;
     for id in disk.todo().map_err(failed)? {
         match todo(&disk, id) {
             Ok(message) => messages.push(message),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-            Err(error) => eprintln!("warning: trouble with #{id}: {error}"),
+            Err(error) => errln!("warning: trouble with #{id}: {error}"),
         }
     }
     if json {
-        return print(&serde_json::to_string_pretty(&messages).unwrap_or_default());
+        output::json(&messages);
+        return Ok(());
     }
-    let mut text = String::new();
     for message in &messages {
-        text.push_str(&line(message));
-        for recipient in message.recipients.iter().filter(|recipient| !recipient.done) {
-            text.push_str(&format!(
-                "    {:6} {}  next {}\n",
-                recipient.channel,
-                safe(&recipient.address),
-                time(recipient.next)
-            ));
+        out!("{}", line(message));
+        for ListedRecipient { channel, address, next, .. } in
+            message.recipients.iter().filter(|recipient| !recipient.done)
+        {
+            outln!("    {channel:6} {}  next {}", visible(address), time(*next));
         }
     }
-    text.push_str(&format!("{} messages\n", messages.len()));
-    print(text.trim_end())
+    outln!("{} messages", messages.len());
+    Ok(())
 }
 
 fn line(message: &Listed) -> String {
     let state = if message.bouncing { "bouncing" } else { message.state };
     let Listed { id, bytes, birth, sender, .. } = message;
-    format!("{id}  {}  {bytes} bytes  from <{}>  {state}\n", time(*birth), safe(sender))
+    format!("{id}  {}  {bytes} bytes  from <{}>  {state}\n", time(*birth), visible(sender))
 }
 
 fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
@@ -222,24 +226,35 @@ fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
     };
     let path = disk.mess(id);
     let mut mess = std::fs::File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
-    let failed = |error| Failure::temporary(format!("standard output: {error}"));
+    let mut bytes = Vec::new();
+    let failed = |error| Failure::io("read", &path, &error);
     if json {
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut mess, &mut bytes).map_err(|error| Failure::io("read", &path, &error))?;
+        mess.read_to_end(&mut bytes).map_err(failed)?;
         let mut object = serde_json::to_value(&found).unwrap_or_default();
         object["message"] = String::from_utf8_lossy(&bytes).into();
-        return print(&object.to_string());
+        output::json(&object);
+        return Ok(());
     }
-    let mut out = io::stdout().lock();
-    write!(out, "{}", line(&found)).map_err(failed)?;
+    out!("{}", line(&found));
     for recipient in &found.recipients {
         let ListedRecipient { channel, address, done, next } = recipient;
         let state = if *done { "done".to_owned() } else { format!("next {}", time(*next)) };
-        writeln!(out, "    {channel:6} {}  {state}", safe(address)).map_err(failed)?;
+        outln!("    {channel:6} {}  {state}", visible(address));
     }
-    writeln!(out).map_err(failed)?;
-    io::copy(&mut mess, &mut out).map_err(failed)?;
-    out.flush().map_err(failed)
+    outln!("");
+    // A file gets the message as it is, a terminal what does not steer it.
+    if io::stdout().is_terminal() {
+        mess.read_to_end(&mut bytes).map_err(failed)?;
+        out!("{}", String::from_utf8_lossy(&bytes).replace("\r\n", "\n"));
+        return Ok(());
+    }
+    loop {
+        bytes.clear();
+        let read = mess.by_ref().take(PIECE).read_to_end(&mut bytes).map_err(failed)?;
+        if read == 0 || !output::raw(&bytes) {
+            return Ok(());
+        }
+    }
 }
 
 fn change(
@@ -260,9 +275,9 @@ fn change(
 
 fn told(json: bool, count: usize, missing: &[u64]) -> Result<(), Failure> {
     if json {
-        print(&serde_json::json!({ "messages": count, "missing": missing }).to_string())?;
-    } else {
-        print(&format!("{count} messages"))?;
+        output::json(&serde_json::json!({ "messages": count, "missing": missing }));
+    } else if count > 0 || missing.is_empty() {
+        outln!("{count} messages");
     }
     match missing {
         [] => Ok(()),
@@ -288,17 +303,13 @@ fn count(home: &Path, request: QueueRequest) -> Result<usize, Failure> {
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").map_err(|error| Failure::temporary(format!("standard output: {error}")))
-}
-
 pub(super) fn time(seconds: u64) -> String {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds)
         .map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// What a terminal may be sent.
-pub(super) fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
+// serde's `serialize_with` hands in a reference.
+fn rfc3339<S: Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time(*seconds))
 }

@@ -53,10 +53,10 @@ fn relocate(home: &Path, args: &Args) -> Result<(), Failure> {
     };
     let rewritten = Vpopmail::new(&paths).relocate(old, new, *dry_run)?;
     for (file, count) in &rewritten {
-        println!("{}: {count} paths", file.display());
+        outln!("{}: {count} paths", file.display());
     }
     let files = rewritten.len();
-    println!("{files} files {}", if *dry_run { "would be rewritten" } else { "rewritten" });
+    outln!("{files} files {}", if *dry_run { "would be rewritten" } else { "rewritten" });
     drop(lock);
     Ok(())
 }

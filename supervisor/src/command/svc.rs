@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use mailtree_protocols::svc::{USAGE, letters, service_name};
 
+use super::help;
 use crate::control::{AskError, Reply, Request, ask};
 use crate::service::is_known;
 use crate::svscan::Refusal;
@@ -19,15 +20,31 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
+impl Args {
+    /// Whether services are to be told something, and no help or usage is shown.
+    pub(super) fn is_order(&self) -> bool {
+        Order::parse(Path::new(""), &self.arguments).is_some()
+    }
+
+    /// What `--home` among them names.
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        let none = Path::new("");
+        Order::parse(none, &self.arguments).map(|order| order.home).filter(|home| home != none)
+    }
+}
+
 /// Tells them, in the order given. A service that cannot be told is a warning; the exit code is 0 all the same.
 pub fn run(home: &Path, args: &Args) -> ExitCode {
+    if args.arguments.first().is_some_and(|word| word == "--help") {
+        return help::print("svc");
+    }
     let Some(Order { home, letters, services }) = Order::parse(home, &args.arguments) else {
-        eprintln!("{USAGE}");
+        errln!("{USAGE}");
         return ExitCode::from(100);
     };
     for argument in services {
         if let Err(warning) = tell(&home, argument, &letters) {
-            eprintln!("svc: warning: {warning}");
+            errln!("svc: warning: {warning}");
         }
     }
     ExitCode::SUCCESS

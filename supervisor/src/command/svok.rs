@@ -22,7 +22,7 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(100),
         Err(cause) => {
-            eprintln!("svok: fatal: {cause}");
+            errln!("svok: fatal: {cause}");
             ExitCode::from(111)
         }
     }

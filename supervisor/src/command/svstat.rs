@@ -1,12 +1,12 @@
 //! `svstat`: shows how services are, as daemontools' program of this name; without arguments, the tree.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use mailtree_protocols::svc::service_name;
 
 use crate::control::{AskError, Reply, Request, ask};
+use crate::output;
 use crate::service::is_known;
 use crate::status::{Phase, Picture, Row};
 use crate::svscan::Refusal;
@@ -29,16 +29,20 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
     let services = services(home);
     let shown = match (&services, args.json, args.services.is_empty()) {
         (Err(error), true, _) | (Err(error), false, true) => Err(error.to_string()),
-        (Ok((_, rows)), true, _) => json(rows, &args.services),
+        (Ok((_, rows)), true, _) => {
+            output::json(&named(rows, &args.services));
+            return ExitCode::SUCCESS;
+        }
         (Ok((pid, rows)), false, true) => Ok(Picture { pid: *pid, rows }.to_string()),
         (_, false, false) => Ok(args.services.iter().map(|name| line(home, name, &services)).collect()),
     };
-    match shown
-        .and_then(|text| std::io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string()))
-    {
-        Ok(()) => ExitCode::SUCCESS,
+    match shown {
+        Ok(text) => {
+            out!("{text}");
+            ExitCode::SUCCESS
+        }
         Err(cause) => {
-            eprintln!("svstat: fatal: {cause}");
+            errln!("svstat: fatal: {cause}");
             ExitCode::from(111)
         }
     }
@@ -61,11 +65,10 @@ fn services(home: &Path) -> Services {
     }
 }
 
-fn json(rows: &[Row], arguments: &[String]) -> Result<String, String> {
+fn named<'a>(rows: &'a [Row], arguments: &[String]) -> Vec<&'a Row> {
     let named =
         |row: &&Row| arguments.is_empty() || arguments.iter().any(|name| service_name(name) == row.service);
-    let rows: Vec<&Row> = rows.iter().filter(named).collect();
-    serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(|error| error.to_string())
+    rows.iter().filter(named).collect()
 }
 
 fn line(home: &Path, argument: &str, services: &Services) -> String {
@@ -136,10 +139,9 @@ mod tests {
     #[test]
     fn json_rows_are_those_named() {
         let rows = [row("smtpd", Phase::Up), row("send", Phase::Resting)];
-        let read = |text: String| serde_json::from_str::<Vec<Row>>(&text).unwrap();
-        assert_eq!(read(json(&rows, &[]).unwrap()), rows);
-        assert_eq!(read(json(&rows, &["/service/qmail-send".to_owned()]).unwrap()), rows[1..]);
-        let text = json(&rows[..1], &[]).unwrap();
-        assert!(text.contains("\"state\": \"up\"") && text.contains("\"pid\": 77"), "{text}");
+        assert_eq!(named(&rows, &[]), rows.iter().collect::<Vec<_>>());
+        assert_eq!(named(&rows, &["/service/qmail-send".to_owned()]), [&rows[1]]);
+        let value = serde_json::to_value(named(&rows[..1], &[])).unwrap();
+        assert!(value[0]["state"] == "up" && value[0]["pid"] == 77, "{value}");
     }
 }

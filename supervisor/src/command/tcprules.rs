@@ -21,7 +21,7 @@ pub struct Args {
 /// Compiles standard input. Whatever goes wrong, the old database stays.
 pub fn run(args: &Args) -> ExitCode {
     let [cdb, tmp, ..] = &args.arguments[..] else {
-        eprintln!("tcprules: usage: tcprules rules.cdb rules.tmp");
+        errln!("tcprules: usage: tcprules rules.cdb rules.tmp");
         return ExitCode::from(100);
     };
     match read(io::stdin().lock()).and_then(|text| compile(&text)).and_then(|rules| write(cdb, tmp, &rules)) {

@@ -1,7 +1,6 @@
 //! `tcprulescheck`: tells which rule tcpserver would follow, as ucspi-tcp's program of this name.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ pub struct Args {
 /// Tells it. 111: the database cannot be read; 100: TCPREMOTEIP is no address.
 pub fn run(args: &Args) -> ExitCode {
     let Some(path) = args.arguments.first() else {
-        eprintln!("tcprulescheck: usage: tcprulescheck rules.cdb");
+        errln!("tcprulescheck: usage: tcprulescheck rules.cdb");
         return ExitCode::from(100);
     };
     match check(path, |name| std::env::var_os(name)) {
@@ -47,8 +46,8 @@ fn check(path: &Path, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Fail
     let client = Client { info: info.as_deref(), ip, host: host.as_deref() };
     let rules = Cdb::new(rules).map_err(|error| Failure::temporary(unable(&error.to_string())))?;
     let hit = lookup(&rules, &client).map_err(|error| Failure::temporary(unable(&error.to_string())))?;
-    let failed = |error| Failure::temporary(format!("standard output: {error}"));
-    io::stdout().write_all(&tcprulescheck(hit.as_ref())).map_err(failed)
+    out!("{}", String::from_utf8_lossy(&tcprulescheck(hit.as_ref())));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `up`: the host itself, in the foreground.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +24,7 @@ use crate::control::lock;
 use crate::elsewhere;
 use crate::failure::Failure;
 use crate::notify::Manager;
+use crate::output;
 use crate::signals::{Ending, Signals};
 use crate::status::{Phase, Row};
 use crate::svscan::{Options, Tree};
@@ -56,8 +57,10 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         if !std::io::stdout().is_terminal() {
             report.keep_password()?;
         }
-        println!("{report}");
-        std::io::stdout().flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
+        outln!("{report}");
+        if let Err(error) = output::flush() {
+            errln!("mailtree: warning: unable to write the password of {}: {error}", report.user);
+        }
         true
     } else {
         false
@@ -72,7 +75,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             }
         }
         // What cannot be looked at now keeps nobody else from his mail.
-        Err(failure) if !failure.is_permanent() => eprintln!("mailtree: warning: {failure}"),
+        Err(failure) if !failure.is_permanent() => errln!("mailtree: warning: {failure}"),
         Err(failure) => return Err(failure),
     }
     prepare_process();
@@ -130,7 +133,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             let (tree, home) = (tree.clone(), home.to_owned());
             tokio::spawn(async move {
                 if let Ok(rows) = tree.ready(READY).await {
-                    eprint!("{}", what_to_type(&home, &me, &rows, first, held));
+                    errln!("{}", what_to_type(&home, &me, &rows, first, held).trim_end_matches('\n'));
                 }
             })
         });
@@ -146,8 +149,13 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     });
     // Blocked threads of a tree that was killed must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    lines.flush().map_err(|error| Failure::temporary(format!("standard output: {error}")))?;
-    ending
+    match lines.flush() {
+        // That nobody reads the log is no failure of the host.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::temporary(format!("standard output: {error}")))
+        }
+        Ok(()) | Err(_) => ending,
+    }
 }
 
 /// A host does not start on bad control files: all that is wrong with them is said at once.
@@ -179,7 +187,7 @@ fn give_to_send(file: &File, queue: &Path, path: &Path) {
         && let Err(error) =
             owner_of_send(queue).and_then(|(uid, gid)| std::os::unix::fs::fchown(file, Some(uid), Some(gid)))
     {
-        eprintln!("mailtree: warning: unable to chown {}: {error}", path.display());
+        errln!("mailtree: warning: unable to chown {}: {error}", path.display());
     }
 }
 
@@ -190,7 +198,7 @@ fn prepare_process() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
-        eprintln!("mailtree: warning: unable to raise the limit of open files: {error}");
+        errln!("mailtree: warning: unable to raise the limit of open files: {error}");
     }
 }
 

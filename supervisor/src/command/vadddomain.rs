@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::password;
 use crate::vpopmail::{NewDomain, NewUser, Unknown, Vpopmail, domain_name};
 
-use super::vadduser::{Password, bad};
+use super::vadduser::{Password, bad, tell_random};
 
 /// Adds a virtual domain and its postmaster.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ pub struct Args {
     password: Password,
     /// The domain
     domain: String,
-    /// Password of the postmaster; without it and without -r it is the first line of standard input
+    /// Password of the postmaster; without it and without -r it is asked for on a terminal, or the first line of standard input
     #[arg(value_name = "PASSWORD")]
     given: Option<String>,
 }
@@ -45,10 +45,7 @@ pub struct Args {
 pub fn run(home: &Path, args: &Args, reread: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
     match add(home, args, reread) {
         Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(random)) => {
-            println!("Random password: {random}");
-            ExitCode::SUCCESS
-        }
+        Ok(Some(random)) => tell_random(&random, "the domain was added"),
         Err(failure) => bad(&failure),
     }
 }

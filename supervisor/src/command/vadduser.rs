@@ -9,6 +9,7 @@ use mailtree_config::Host;
 use mailtree_protocols::vpasswd::PASSWORD_MAX;
 
 use crate::failure::Failure;
+use crate::output;
 use crate::password;
 use crate::vpopmail::{NewUser, Vpopmail};
 
@@ -31,7 +32,7 @@ pub struct Args {
     password: Password,
     /// The user, as user@domain
     address: String,
-    /// The password; without it and without -r it is the first line of standard input
+    /// The password; without it and without -r it is asked for on a terminal, or the first line of standard input
     #[arg(value_name = "PASSWORD")]
     given: Option<String>,
 }
@@ -65,13 +66,17 @@ impl Password {
     }
 }
 
-/// First line of standard input. A terminal would show it, so there it has to be given otherwise.
+/// Asked for twice on a terminal, without being shown; otherwise the first line of standard input.
 fn typed() -> Result<String, Failure> {
     let input = io::stdin();
     if input.is_terminal() {
-        return Err(Failure::permanent(
-            "no password; allowed: as an argument, on standard input, or -r for one chosen by chance",
-        ));
+        let failed = |error| Failure::temporary(format!("unable to ask for the password: {error}"));
+        let password = rpassword::prompt_password("Please enter password: ").map_err(failed)?;
+        let again = rpassword::prompt_password("enter password again: ").map_err(failed)?;
+        if password != again {
+            return Err(Failure::permanent("the passwords are not the same"));
+        }
+        return Ok(password);
     }
     let mut line = String::new();
     let limit = PASSWORD_MAX as u64 + 2;
@@ -97,17 +102,26 @@ pub fn classic(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 pub fn run(home: &Path, args: &Args) -> ExitCode {
     match add(home, args) {
         Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(random)) => {
-            println!("Random password: {random}");
-            ExitCode::SUCCESS
-        }
+        Ok(Some(random)) => tell_random(&random, "the user was added"),
         Err(failure) => bad(&failure),
+    }
+}
+
+/// Prints a password that was chosen by chance. It is kept nowhere: that it could not be written is a failure, whoever
+/// reads.
+pub(super) fn tell_random(random: &str, done: &str) -> ExitCode {
+    outln!("Random password: {random}");
+    match output::flush() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => bad(&Failure::temporary(format!(
+            "{done}, but the password could not be written to standard output and nobody knows it: {error}"
+        ))),
     }
 }
 
 /// `Error: TEXT` on standard error.
 pub(super) fn bad(failure: &Failure) -> ExitCode {
-    eprintln!("Error: {failure}");
+    errln!("Error: {failure}");
     failure.exit_code()
 }
 

@@ -1,0 +1,84 @@
+//! What a sender would meet at MAIL.
+
+use mailtree_config::control;
+use mailtree_protocols::chkuser;
+use mailtree_protocols::reply::Refusal;
+use mailtree_protocols::spf::{self, Behavior, Decision};
+
+use super::super::client::Client;
+use super::super::recipient::Chkuser;
+use super::super::{Smtpd, sender as session};
+use super::{Line, line};
+use crate::clock::unix_now;
+use crate::filter;
+
+impl Smtpd {
+    /// What the lists, chkuser and SPF say of a sender, in the order of a session; the reply if one refuses.
+    pub(super) async fn explain_sender(
+        &self,
+        controls: &control::Smtpd,
+        client: &Client,
+        sender: &[u8],
+        lines: &mut Vec<Line>,
+    ) -> Result<(), String> {
+        let relays = client.is_set("RELAYCLIENT");
+        lines.push(line("from", format!("<{}>", String::from_utf8_lossy(sender))));
+        let mut step = |what, refusal: Option<Refusal>, found: String| match refusal {
+            None => {
+                lines.push(line(what, found));
+                Ok(())
+            }
+            Some(refusal) => {
+                let reply = format!("{} {}", refusal.code(), refusal.text());
+                lines.push(line(what, format!("{found}: {reply}")));
+                Err(reply)
+            }
+        };
+        if client.is_set("DISABLE_BADMAILFROM") {
+            step("badmailfrom", None, "not asked (DISABLE_BADMAILFROM)".to_owned())?;
+        } else {
+            let lists = [Some(&controls.badmailfrom), (!relays).then_some(&controls.badmailfromnorelay)];
+            match lists.into_iter().flatten().find_map(|list| list.matches(sender)) {
+                None => step("badmailfrom", None, "not on the list".to_owned())?,
+                Some(found) => {
+                    let refusal = if found.stock { Refusal::badmailfrom() } else { Refusal::sender_denied() };
+                    step("badmailfrom", Some(refusal), format!("line {}", found.line))?;
+                }
+            }
+        }
+        match Chkuser::new(client).settings(client, relays) {
+            None => step("chkuserfrom", None, "off".to_owned())?,
+            Some(settings) => {
+                let mut mx = None;
+                let event = loop {
+                    match chkuser::sender::check(&settings, sender, false, mx) {
+                        chkuser::Step::Done(event) => break event,
+                        chkuser::Step::Mx(domain) => {
+                            mx = Some(session::takes_mail(&domain, &self.resolver).await);
+                        }
+                    }
+                };
+                let (title, description) = event.words();
+                step("chkuserfrom", event.refusal(), format!("{title}: {description}"))?;
+            }
+        }
+        let behavior = session::behavior(client, controls.spfbehavior);
+        if behavior == Behavior::Off {
+            return step("spf", None, "not checked (behavior 0)".to_owned());
+        }
+        if relays {
+            return step("spf", None, "not checked: the client may relay".to_owned());
+        }
+        // What the client says in HELO is not known here; its name is the best guess.
+        let helo = client.host().unwrap_or_default().as_bytes();
+        let receiver = &controls.me;
+        let asked = spf::Client { ip: client.ip(), helo, sender, receiver, now: unix_now() };
+        let outcome = filter::spf::check(&asked, &controls.spf, &self.resolver).await;
+        let refusal = match spf::decide(behavior, &outcome) {
+            Decision::None | Decision::Annotate => None,
+            Decision::RejectTemporary => Some(Refusal::spf_temporary()),
+            Decision::Reject(text) => Some(Refusal::spf_failed(&text)),
+        };
+        step("spf", refusal, format!("{} (behavior {})", outcome.result, behavior as u8))
+    }
+}

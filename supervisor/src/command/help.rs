@@ -1,0 +1,189 @@
+//! The help of the commands: examples and exit codes, in one form for all.
+
+use clap::CommandFactory as _;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use super::Cli;
+
+/// Exit codes of a command that has no others.
+const CODES: &[(&str, &str)] = &[
+    ("0", "done"),
+    ("100", "cannot be done until somebody mends something: a wrong argument, a bad file"),
+    ("111", "cannot be done now: the host is down, the system refused"),
+];
+
+/// A command's examples, and the exit codes that are not [`CODES`].
+struct Help {
+    name: &'static str,
+    examples: &'static [&'static str],
+    codes: &'static [(&'static str, &'static str)],
+}
+
+const fn help(name: &'static str, examples: &'static [&'static str]) -> Help {
+    Help { name, examples, codes: CODES }
+}
+
+const HELPS: &[Help] = &[
+    help("up", &["mailtree up", "mailtree --home /srv/mailtree up --hold"]),
+    help(
+        "init",
+        &["mailtree --home /srv/mailtree init --me mx.example.org --listen 0.0.0.0 --port-offset 0"],
+    ),
+    help(
+        "adopt",
+        &[
+            "mailtree --home /etc/mailtree adopt --dry-run",
+            "mailtree --home new adopt --root copy --port-offset 20000",
+        ],
+    ),
+    Help {
+        name: "check",
+        examples: &["mailtree check", "mailtree check --changed", "mailtree check --json"],
+        codes: &[
+            ("0", "all is well, or there are warnings only"),
+            ("100", "something is wrong"),
+            ("111", "nothing is known to be wrong, but something could not be read"),
+        ],
+    },
+    help(
+        "explain",
+        &[
+            "mailtree explain ip 192.0.2.1 --from alice@example.org",
+            "mailtree explain rcpt bob@example.org --json",
+        ],
+    ),
+    Help {
+        name: "svc",
+        examples: &["mailtree svc -t smtpd", "svc -d /service/qmail-smtpd"],
+        codes: &[
+            ("0", "all were told; a service that could not be is a warning"),
+            ("100", "no such letter"),
+            ("111", "not used"),
+        ],
+    },
+    Help {
+        name: "svstat",
+        examples: &["mailtree svstat", "svstat /service/qmail-smtpd", "mailtree svstat --json"],
+        codes: &[
+            ("0", "shown, whatever the state"),
+            ("100", "a wrong argument"),
+            ("111", "the tree was to be shown, and the host is down"),
+        ],
+    },
+    Help {
+        name: "svok",
+        examples: &["svok smtpd && echo up"],
+        codes: &[("0", "its supervise runs"), ("100", "it does not"), ("111", "that cannot be told")],
+    },
+    help(
+        "queue",
+        &[
+            "mailtree queue list",
+            "mailtree queue show 10026864",
+            "mailtree queue remove 10026864",
+            "mailtree queue retry",
+        ],
+    ),
+    help("qmail-qread", &["qmail-qread | grep alice@example.org"]),
+    help("qmail-qstat", &["qmail-qstat"]),
+    help("qmail-newmrh", &["qmail-newmrh"]),
+    Help {
+        name: "qmailctl",
+        examples: &["qmailctl stat", "qmailctl cdb", "qmailctl help"],
+        codes: &[
+            ("0", "done"),
+            ("1", "no such subcommand"),
+            ("100", "a bad file"),
+            ("111", "a database could not be made, or the queue not read"),
+        ],
+    },
+    help("tcprules", &["tcprules tcp.smtp.cdb tcp.smtp.tmp < tcp.smtp"]),
+    help("tcprulescheck", &["TCPREMOTEIP=192.0.2.1 tcprulescheck tcp.smtp.cdb"]),
+    help("vadddomain", &["vadddomain -r example.org", "vadddomain -e boss@example.org example.org"]),
+    help(
+        "vadduser",
+        &[
+            "vadduser alice@example.org",
+            "vadduser -r alice@example.org",
+            "vadduser alice@example.org < password",
+        ],
+    ),
+    help("relocate", &["mailtree --home /tmp/copy relocate /srv/host /tmp/copy --dry-run"]),
+    help("links", &["mailtree --home /srv/mailtree links /usr/local/bin"]),
+    help(
+        "completions",
+        &[
+            "mailtree completions bash > /etc/bash_completion.d/mailtree",
+            "mailtree completions fish | source",
+        ],
+    ),
+    help("man", &["mailtree man /usr/local/share/man/man1"]),
+];
+
+/// What programs of others answer to wrong arguments, word for word.
+const USAGES: &[(&str, &str)] = &[
+    ("svok", "svok: usage: svok service"),
+    ("tcprules", "tcprules: usage: tcprules rules.cdb rules.tmp"),
+    ("tcprulescheck", "tcprulescheck: usage: tcprulescheck rules.cdb"),
+];
+
+/// The command line with all its help.
+pub(super) fn command() -> clap::Command {
+    HELPS.iter().fold(Cli::command(), |command, Help { name, examples, codes }| {
+        let mut text = String::from("EXAMPLES\n");
+        examples.iter().for_each(|example| text.push_str(&format!("  {example}\n")));
+        text.push_str("\nEXIT CODES\n");
+        codes.iter().for_each(|(code, meaning)| text.push_str(&format!("  {code:<4}{meaning}\n")));
+        let text = text.trim_end().to_owned();
+        command.mut_subcommand(name, |command| after(command, &text))
+    })
+}
+
+fn after(command: clap::Command, text: &str) -> clap::Command {
+    let command = command.after_help(text.to_owned());
+    command.mut_subcommands(|below| after(below, text))
+}
+
+/// Prints what clap has to say, help or error, to `words`, the arguments.
+pub(super) fn report(error: &clap::Error, name: Option<&str>) -> ExitCode {
+    if !error.use_stderr() {
+        let text = error.render();
+        let text = if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+        crate::output::raw(text.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    match USAGES.iter().find(|(usage, _)| Some(*usage) == name) {
+        Some((_, usage)) => errln!("{usage}"),
+        // Nothing could be said of a standard error that is closed.
+        None => error.print().unwrap_or_default(),
+    }
+    ExitCode::from(100)
+}
+
+/// Prints the help of a command that reads its arguments itself.
+pub(super) fn print(name: &str) -> ExitCode {
+    let mut command = command();
+    command.build();
+    if let Some(command) = command.find_subcommand_mut(name) {
+        crate::output::raw(command.render_long_help().to_string().as_bytes());
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_and_exit_codes() {
+        for command in command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                text.starts_with("EXAMPLES\n") && text.contains("EXIT CODES\n  0 "),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}
