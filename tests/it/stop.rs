@@ -1,5 +1,6 @@
 //! TERM stops in order; what was under way is finished or kept.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use mailtree_tests::host::{Host, PATIENCE, Setup};
@@ -114,4 +115,31 @@ fn stops_and_starts_under_load_lose_and_double_nothing() {
     // acknowledged can be held to once; an orderly stop answers each final dot, so that is all of them.
     let twice: Vec<_> = bob.copies.iter().filter(|(_, copies)| **copies > 1).collect();
     assert!(twice.is_empty(), "came more than once: {twice:?}");
+}
+
+#[test]
+fn a_reader_of_the_log_that_has_stopped_holds_up_no_stop() {
+    let setup = Setup::new();
+    setup.write();
+    let (_unread, mut stdout) = std::io::pipe().unwrap();
+    // As much as a pipe takes.
+    stdout.write_all(&[b'x'; 65_536]).unwrap();
+    let mut command = setup.command();
+    command.stdout(stdout).stderr(std::process::Stdio::null());
+    let mut host = command.spawn().unwrap();
+    let ask = |args: &[&str]| setup.run(args).code == Some(0);
+    wait_until("the host to be up", PATIENCE, || ask(&["svok", "smtpd"]) && ask(&["svstat"]));
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", host.id())).unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.trim() == "log").count()
+    };
+    for _ in 0..3 {
+        assert!(ask(&["svc", "-t", "log"]));
+        wait_until("the log's thread to be another's", PATIENCE, || threads() == 1);
+    }
+    drop(command);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&host), Signal::TERM).unwrap();
+    wait_until("the end", PATIENCE, || host.try_wait().unwrap().is_some());
+    assert_eq!(host.wait().unwrap().code(), Some(0));
 }
