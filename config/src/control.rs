@@ -1,12 +1,14 @@
 //! qmail's control files (qmail-control) as typed values.
 //!
 //! qmail-smtpd and qmail-remote read their files for every session, so [`Control::smtpd`] and [`Control::remote`] are
-//! asked for every session too: they look whether a file has changed, at most every 100 ms unless a change is noticed,
-//! and read only then. qmail-send reads at its start
-//! and, for two files, at HUP: [`Control::send`] reads every time.
+//! asked for every session too, and [`Control::send`] for every message: they look whether a file has changed, at most every
+//! 100 ms unless a change is noticed, and read only then. A file that is being written, or that is not what it should be,
+//! leaves in force what was there before.
+
+mod kept;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mailtree_protocols::badlist::BadList;
@@ -20,11 +22,11 @@ use mailtree_protocols::spp::Plugins;
 use mailtree_protocols::validrcptto::ValidRcptTo;
 use mailtree_protocols::virtualdomains::VirtualDomains;
 
-use crate::changes::{Changes, Look};
 use crate::default;
 use crate::error::{Error, Problem};
-use crate::read::{Kind, Missing, Reading, Seen};
+use crate::read::{Kind, Missing, Reading};
 use crate::setting::{Origin, Setting};
+use kept::{Files, Kept};
 
 /// The longest timeout, in seconds: one day.
 const TIMEOUT_MAX: u64 = 86_400;
@@ -118,115 +120,116 @@ pub struct Remote {
 /// The control directory of a host.
 #[derive(Debug)]
 pub struct Control {
-    dir: PathBuf,
-    changes: Changes,
-    smtpd: Mutex<Option<Kept<Smtpd>>>,
-    remote: Mutex<Option<Kept<Remote>>>,
-    simcontrol: Mutex<Option<Kept<Simcontrol>>>,
-    virtualdomains: Mutex<Option<Kept<VirtualDomains>>>,
+    files: Files,
+    smtpd: Kept<Smtpd>,
+    send: Kept<Send>,
+    remote: Kept<Remote>,
+    simcontrol: Kept<Simcontrol>,
+    virtualdomains: Kept<VirtualDomains>,
 }
 
-/// What was read, and from which versions of the files. A bad file stays bad until it is changed.
-#[derive(Debug)]
-struct Kept<T> {
-    look: Look,
-    seen: Vec<Seen>,
-    value: Result<Arc<T>, Error>,
+/// All control files, looked through for an administrator.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Every setting, with its origin.
+    pub settings: Vec<Setting>,
+    /// What the host does not start on.
+    pub problems: Vec<Problem>,
+    /// What it starts on, and what should not stay so.
+    pub warnings: Vec<Problem>,
 }
 
 impl Control {
     /// The control files in a directory. Nothing is read yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
-            dir: dir.into(),
-            changes: Changes::default(),
-            smtpd: Mutex::new(None),
-            remote: Mutex::new(None),
-            simcontrol: Mutex::new(None),
-            virtualdomains: Mutex::new(None),
+            files: Files::new(dir.into()),
+            smtpd: Kept::default(),
+            send: Kept::default(),
+            remote: Kept::default(),
+            simcontrol: Kept::default(),
+            virtualdomains: Kept::default(),
         }
     }
 
     /// The directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.files.dir
     }
 
-    /// What qmail-smtpd reads, as the files are now. An error: `421 unable to read controls`.
+    /// What qmail-smtpd reads. An error, when the files have never been in order: `421 unable to read controls`.
     pub fn smtpd(&self) -> Result<Arc<Smtpd>, Error> {
-        self.current(&self.smtpd, smtpd)
-    }
-
-    /// What qmail-remote reads, as the files are now. An error: `Unable to read control files`.
-    pub fn remote(&self) -> Result<Arc<Remote>, Error> {
-        self.current(&self.remote, remote)
-    }
-
-    /// What simscan reads, as the files are now. An error: `451 qq unable to read configuration`.
-    pub fn simcontrol(&self) -> Result<Arc<Simcontrol>, Error> {
-        self.current(&self.simcontrol, simcontrol)
-    }
-
-    /// The virtual domains as the file is now: those that have users of their own are in it.
-    pub fn virtualdomains(&self) -> Result<Arc<VirtualDomains>, Error> {
-        self.current(&self.virtualdomains, virtualdomains)
+        self.smtpd.current(&self.files, smtpd)
     }
 
     /// What qmail-send reads.
     pub fn send(&self) -> Result<Arc<Send>, Error> {
-        let mut reading = Reading::new(&self.dir);
-        let send = send(&mut reading);
-        Error::unless_none(reading.problems, Arc::new(send))
+        self.send.current(&self.files, send)
+    }
+
+    /// The same, read at once (HUP).
+    ///
+    /// # Errors
+    /// What is wrong with the files; what was in force stays so.
+    pub fn send_anew(&self) -> Result<Arc<Send>, Error> {
+        self.send.anew(&self.files, send)
+    }
+
+    /// What qmail-remote reads. An error: `Unable to read control files`.
+    pub fn remote(&self) -> Result<Arc<Remote>, Error> {
+        self.remote.current(&self.files, remote)
+    }
+
+    /// What simscan reads. An error: `451 qq unable to read configuration`.
+    pub fn simcontrol(&self) -> Result<Arc<Simcontrol>, Error> {
+        self.simcontrol.current(&self.files, simcontrol)
+    }
+
+    /// The virtual domains: those that have users of their own are in it.
+    pub fn virtualdomains(&self) -> Result<Arc<VirtualDomains>, Error> {
+        self.virtualdomains.current(&self.files, virtualdomains)
+    }
+
+    /// What is wrong with the files that qmail-send and qmail-remote have read last.
+    pub fn problems_of_send(&self) -> Vec<Problem> {
+        unique(self.send.problems().into_iter().chain(self.remote.problems()))
+    }
+
+    /// What is wrong with the files that qmail-smtpd has read last.
+    pub fn problems_of_smtpd(&self) -> Vec<Problem> {
+        let problems = self.smtpd.problems().into_iter().chain(self.simcontrol.problems());
+        unique(problems.chain(self.virtualdomains.problems()))
     }
 
     /// Connections at once of a service that has no number of its own, 1 to 65000 (tcpserver -c).
     pub fn concurrencyincoming(&self) -> Result<usize, Error> {
-        let mut reading = Reading::new(&self.dir);
+        let mut reading = Reading::new(&self.files.dir);
         let number = concurrencyincoming(&mut reading);
         Error::unless_none(reading.problems, number)
     }
 
     /// Every setting in force with its origin, and everything that is wrong.
-    pub fn settings(&self) -> (Vec<Setting>, Vec<Problem>) {
-        let mut reading = Reading::new(&self.dir);
+    pub fn examine(&self) -> Examined {
+        let mut reading = Reading::new(&self.files.dir);
         smtpd(&mut reading);
         send(&mut reading);
         remote(&mut reading);
         simcontrol(&mut reading);
         concurrencyincoming(&mut reading);
-        // A file that two programs read is bad once.
-        let mut problems: Vec<Problem> = Vec::new();
-        for problem in reading.problems {
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
-        }
-        (reading.settings, problems)
+        let Reading { settings, problems, warnings, .. } = reading;
+        Examined { settings, problems: unique(problems), warnings: unique(warnings) }
     }
+}
 
-    fn current<T>(
-        &self,
-        kept: &Mutex<Option<Kept<T>>>,
-        read: fn(&mut Reading<'_>) -> T,
-    ) -> Result<Arc<T>, Error> {
-        // What is kept is replaced whole, so a panic elsewhere cannot have left half of it.
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_ref().filter(|kept| self.changes.hold(kept.look)) {
-            return kept.value.clone();
+/// A file that two programs read is bad once.
+fn unique(problems: impl IntoIterator<Item = Problem>) -> Vec<Problem> {
+    let mut found: Vec<Problem> = Vec::new();
+    for problem in problems {
+        if !found.contains(&problem) {
+            found.push(problem);
         }
-        // Before the files are looked at: what changes meanwhile is looked at again.
-        let look = self.changes.look(&self.dir);
-        if let Some(kept) = kept.as_mut().filter(|kept| kept.seen.iter().all(Seen::is_current)) {
-            kept.look = look;
-            return kept.value.clone();
-        }
-        let mut reading = Reading::new(&self.dir);
-        let value = Arc::new(read(&mut reading));
-        let unreadable = reading.problems.iter().any(|problem| problem.temporary);
-        let value = Error::unless_none(reading.problems, value);
-        *kept = (!unreadable).then(|| Kept { look, seen: reading.seen, value: value.clone() });
-        value
     }
+    found
 }
 
 fn smtpd(reading: &mut Reading<'_>) -> Smtpd {
@@ -381,7 +384,7 @@ fn send(reading: &mut Reading<'_>) -> Send {
     Send {
         locals,
         virtualdomains: virtualdomains(reading),
-        percenthack: reading.entries_or_none("percenthack"),
+        percenthack: percenthack(reading),
         envnoathost: reading.text("envnoathost", Missing::Me, Kind::Name),
         bouncefrom: reading.text("bouncefrom", Missing::Value(default::BOUNCEFROM), Kind::Name),
         bouncehost: reading.text("bouncehost", Missing::Me, Kind::Name),
@@ -409,16 +412,41 @@ fn send(reading: &mut Reading<'_>) -> Send {
     }
 }
 
+/// A domain of `percenthack` that is also in `rcpthosts` relays for the world, here as in qmail.
+fn percenthack(reading: &mut Reading<'_>) -> Domains {
+    let hosts: Vec<Vec<u8>> = reading.entries_or_none("percenthack");
+    if !hosts.is_empty() {
+        let accepted = rcpthosts(reading);
+        for host in hosts.iter().filter(|host| accepted.allows(&host.to_ascii_lowercase()) == Ok(true)) {
+            let host = String::from_utf8_lossy(host).into_owned();
+            reading.warn_file(
+                "percenthack",
+                format!("{host} is in rcpthosts, too: anybody may relay through user%anywhere@{host}"),
+            );
+        }
+    }
+    hosts.iter().collect()
+}
+
 fn remote(reading: &mut Reading<'_>) -> Remote {
     let helohost = reading.text("helohost", Missing::Me, Kind::Name);
-    let mut smtproutes = SmtpRoutes::default();
-    reading.lines("smtproutes", |line| smtproutes.add(line));
+    let smtproutes = smtproutes(reading);
     Remote {
         helohost,
         smtproutes,
         timeoutconnect: timeout(reading, "timeoutconnect", default::TIMEOUTCONNECT),
         timeoutremote: timeout(reading, "timeoutremote", default::TIMEOUTREMOTE),
     }
+}
+
+/// A line that cannot be obeyed holds the mail that it concerns, and no other.
+fn smtproutes(reading: &mut Reading<'_>) -> SmtpRoutes {
+    let mut routes = SmtpRoutes::default();
+    let refused = reading.lines_apart("smtproutes", |line| routes.add(line));
+    for (line, problem) in refused {
+        routes.refuse(&line, &problem.to_string());
+    }
+    routes
 }
 
 fn concurrencyincoming(reading: &mut Reading<'_>) -> usize {

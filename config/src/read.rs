@@ -2,9 +2,11 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::OFlags;
 
 use crate::error::Problem;
 use crate::setting::{Origin, Setting};
@@ -20,6 +22,9 @@ const SHOWN_MAX: usize = 20;
 
 /// A file that was changed less than this before it was read may change again within the same tick of its clock.
 const UNSETTLED: Duration = Duration::from_secs(2);
+
+/// A file is taken to be finished when nobody has written into it for so long.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// What tells two versions of a file apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,40 @@ impl Seen {
         };
         self.settled && self.stamp == now
     }
+
+    /// Whether the file has changed, and whoever changes it may not have finished: it was written into within the last
+    /// [`QUIET`], in its place, or so that it ends in the middle of a line; or it has gone just now.
+    pub(crate) fn is_being_written(&self) -> bool {
+        let is_young = |metadata: &Metadata| {
+            let age = metadata.modified().map(|modified| SystemTime::now().duration_since(modified));
+            // A time that lies ahead says nothing.
+            matches!(age, Ok(Ok(age)) if age < QUIET)
+        };
+        match std::fs::metadata(&self.path) {
+            Ok(metadata) if !metadata.is_file() => false,
+            Ok(metadata) => {
+                let now = Stamp::of(&metadata);
+                let in_place =
+                    self.stamp.is_some_and(|was| (was.device, was.inode) == (now.device, now.inode));
+                self.stamp != Some(now) && is_young(&metadata) && (in_place || self.is_cut_short(now.size))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dir = self.path.parent().and_then(|dir| std::fs::metadata(dir).ok());
+                self.stamp.is_some() && dir.is_some_and(|dir| is_young(&dir))
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn is_cut_short(&self, size: u64) -> bool {
+        let Some(last) = size.checked_sub(1) else { return true };
+        if self.path.extension().is_some_and(|extension| extension == "cdb") {
+            return false;
+        }
+        let mut byte = [0];
+        let read = open_nonblocking(&self.path).and_then(|file| file.read_exact_at(&mut byte, last));
+        read.is_err() || byte != *b"\n"
+    }
 }
 
 /// What a missing file means.
@@ -89,12 +128,21 @@ pub(crate) struct Reading<'a> {
     me: Option<String>,
     pub(crate) seen: Vec<Seen>,
     pub(crate) problems: Vec<Problem>,
+    /// What is wrong and concerns no more than itself.
+    pub(crate) warnings: Vec<Problem>,
     pub(crate) settings: Vec<Setting>,
 }
 
 impl<'a> Reading<'a> {
     pub(crate) fn new(dir: &'a Path) -> Self {
-        Self { dir, me: None, seen: Vec::new(), problems: Vec::new(), settings: Vec::new() }
+        Self {
+            dir,
+            me: None,
+            seen: Vec::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            settings: Vec::new(),
+        }
     }
 
     /// `me`, which every host must have. Empty after a problem.
@@ -203,19 +251,58 @@ impl<'a> Reading<'a> {
 
     /// A list whose lines have a form of their own; only lines that `add` takes are shown as in force. Empty without
     /// the file.
-    pub(crate) fn lines<E: ToString>(&mut self, name: &str, mut add: impl FnMut(&[u8]) -> Result<(), E>) {
+    pub(crate) fn lines<E: ToString>(&mut self, name: &str, add: impl FnMut(&[u8]) -> Result<(), E>) {
         let Some(lines) = self.list(name) else {
             self.set(name, String::new(), Origin::Default);
             return;
         };
-        let mut good = Vec::new();
+        let (good, refused) = self.sorted(name, lines, add);
+        self.set_list(name, &good);
+        self.problems.extend(refused.into_iter().map(|(_, problem)| problem));
+    }
+
+    /// The same, where a line that `add` does not take concerns nobody but those it names: these lines, and what is wrong with
+    /// each, which is a warning.
+    pub(crate) fn lines_apart<E: ToString>(
+        &mut self,
+        name: &str,
+        add: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Vec<(Vec<u8>, Problem)> {
+        let Some(lines) = self.list(name) else {
+            self.set(name, String::new(), Origin::Default);
+            return Vec::new();
+        };
+        let (good, refused) = self.sorted(name, lines, add);
+        self.set_list(name, &good);
+        self.warnings.extend(refused.iter().map(|(_, problem)| problem.clone()));
+        refused
+    }
+
+    /// The lines that `add` takes, and the others with what is wrong with them.
+    fn sorted<E: ToString>(
+        &self,
+        name: &str,
+        lines: Vec<(usize, Vec<u8>)>,
+        mut add: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> (Vec<Vec<u8>>, Vec<(Vec<u8>, Problem)>) {
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
         for (number, line) in lines {
             match add(&line) {
                 Ok(()) => good.push(line),
-                Err(error) => self.problems.push(Problem::line(self.path(name), number, error.to_string())),
+                Err(error) => refused.push((line, Problem::line(self.path(name), number, error.to_string()))),
             }
         }
-        self.set_list(name, &good);
+        (good, refused)
+    }
+
+    /// Something about a file that should not stay so.
+    pub(crate) fn warn_file(&mut self, name: &str, text: String) {
+        self.warnings.push(Problem::file(self.path(name), text));
+    }
+
+    /// Whether this reading has looked at the file.
+    pub(crate) fn has_read(&self, path: &Path) -> bool {
+        self.seen.iter().any(|seen| seen.path == path)
     }
 
     /// A database. `None`: no such file.
@@ -292,6 +379,12 @@ impl<'a> Reading<'a> {
                     self.problems.push(Problem::file(path, text));
                     return None;
                 }
+                if max == SIZE_MAX
+                    && let Some(problem) = foreign(&path, &bytes)
+                {
+                    self.problems.push(problem);
+                    return None;
+                }
                 // A NUL would end a C string in the programs this file is shared with.
                 if max == SIZE_MAX && bytes.contains(&0) {
                     let line = 1 + bytes.split(|&b| b == 0).next().map_or(0, newlines);
@@ -308,25 +401,43 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn open(path: &Path, max: u64) -> io::Result<Option<(Seen, Vec<u8>)>> {
-    // Opening a FIFO would wait for a writer.
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+/// What an editor of another system leaves in a text: marks of byte order, line ends of DOS. qmail takes them for part of a name,
+/// which then never matches.
+fn foreign(path: &Path, bytes: &[u8]) -> Option<Problem> {
+    const ALLOWED: &str = "allowed: plain text (UTF-8 or ASCII) whose lines end in LF alone";
+    let marks: [(&[u8], &str); 3] = [
+        (b"\xef\xbb\xbf", "begins with a byte order mark (ef bb bf)"),
+        (b"\xff\xfe", "is UTF-16 (ff fe)"),
+        (b"\xfe\xff", "is UTF-16 (fe ff)"),
+    ];
+    if let Some((_, what)) = marks.iter().find(|(mark, _)| bytes.starts_with(mark)) {
+        return Some(Problem::line(path, 1, format!("the file {what}; {ALLOWED}")));
     }
-    let file = match File::open(path) {
+    let at = bytes.windows(2).position(|two| two == b"\r\n")?;
+    Some(Problem::line(path, 1 + newlines(&bytes[..at]), format!("the line ends in CR LF; {ALLOWED}")))
+}
+
+fn open(path: &Path, max: u64) -> io::Result<Option<(Seen, Vec<u8>)>> {
+    let file = match open_nonblocking(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
     let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
     let seen = Seen { path: path.to_owned(), stamp: Some(Stamp::of(&metadata)), settled: age > UNSETTLED };
     Ok(Some((seen, bytes)))
+}
+
+/// Opening a FIFO would wait for a writer.
+fn open_nonblocking(path: &Path) -> io::Result<File> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    File::options().read(true).custom_flags(nonblocking).open(path)
 }
 
 fn trimmed(line: &[u8]) -> &[u8] {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use mailtree_config::Control;
+use mailtree_config::control::Examined;
 use mailtree_protocols::cdb::CdbMake;
 use mailtree_protocols::smtproutes::{RelayHost, Route};
 
@@ -30,9 +31,15 @@ impl Dir {
         fs::write(self.path().join(name), text).unwrap();
     }
 
+    /// By renaming.
+    fn replace(&self, name: &str, text: &str) {
+        self.write("new", text);
+        fs::rename(self.path().join("new"), self.path().join(name)).unwrap();
+    }
+
     /// Makes a file look as if it had been changed long ago.
     fn age(&self, name: &str) {
-        let file = fs::File::options().write(true).open(self.path().join(name)).unwrap();
+        let file = fs::File::open(self.path().join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
     }
 
@@ -132,7 +139,7 @@ fn every_file() {
     assert_eq!(*remote.smtproutes.lookup(b"example.net"), relay);
     assert_eq!((remote.timeoutconnect.as_secs(), remote.timeoutremote.as_secs()), (1, 2));
     assert_eq!(control.concurrencyincoming().unwrap(), 100);
-    let (settings, problems) = control.settings();
+    let Examined { settings, problems, .. } = control.examine();
     assert_eq!(problems, []);
     for (name, value, origin) in [
         ("control/me", "host.example", "me:1"),
@@ -157,7 +164,13 @@ fn bad_files_name_line_value_and_what_is_allowed() {
         ("me", "", &["/me:1: ", "``", "allowed: one line"][..]),
         ("me", "two words\n", &["/me:1: `two words`", "allowed: one line"]),
         ("me", "b\u{fc}cher.example\n", &["/me:1: ", "visible ASCII"]),
-        ("me", "host.example\r\n", &["/me:1: `host.example\\r`"]),
+        ("me", "host.example\r", &["/me:1: `host.example\\r`"]),
+        ("me", "host.example\r\n", &["/me:1: the line ends in CR LF; allowed: plain text"]),
+        (
+            "me",
+            "\u{feff}host.example\n",
+            &["/me:1: the file begins with a byte order mark (ef bb bf); allowed:"],
+        ),
         ("databytes", "10M\n", &["/databytes:1: `10M` is not allowed; allowed: a whole number from 0"]),
         ("databytes", "-1\n", &["/databytes:1: `-1`"]),
         ("databytes", "+1\n", &["/databytes:1: `+1`"]),
@@ -168,19 +181,19 @@ fn bad_files_name_line_value_and_what_is_allowed() {
         ("concurrencyincoming", "0\n", &["/concurrencyincoming:1: `0`", "from 1 to 65000"]),
         ("smtpgreeting", "a\u{7}b\n", &["/smtpgreeting:1: `a\\u{7}b`", "without control characters"]),
         ("virtualdomains", "a:b\n\nno colon\n", &["/virtualdomains:3: no colon"]),
-        (
-            "smtproutes",
-            ":relay|user|secret\n",
-            &["/smtproutes:1: authenticated relaying is not supported yet"],
-        ),
-        ("smtproutes", "a:b:x\n", &["/smtproutes:1: the port `x`"]),
-        ("rcpthosts", "a\nb\r\n", &["/rcpthosts:2: the byte 0x0d is not allowed"]),
+        ("smtproutes", "a:b\n:c\r\n", &["/smtproutes:2: the line ends in CR LF"]),
+        ("rcpthosts", "a\nb\r\n", &["/rcpthosts:2: the line ends in CR LF"]),
+        ("rcpthosts", "a\nb\rc\n", &["/rcpthosts:2: the byte 0x0d is not allowed"]),
+        ("virtualdomains", "\u{feff}a:b\n", &["/virtualdomains:1: the file begins with a byte order mark"]),
+        ("locals", "\u{feff}", &["/locals:1: the file begins with a byte order mark"]),
+        ("percenthack", "a\r\n", &["/percenthack:1: the line ends in CR LF"]),
+        ("smtpgreeting", "a\r\n", &["/smtpgreeting:1: the line ends in CR LF"]),
         ("locals", "a\nb\0c\n", &["/locals:2: a NUL byte"]),
         ("morercpthosts.cdb", "junk", &["/morercpthosts.cdb: a cdb has at least 2048 bytes"]),
     ] {
         let dir = Dir::with(&[("rcpthosts", ""), (name, text)]);
         let control = dir.control();
-        let (settings, problems) = control.settings();
+        let Examined { settings, problems, .. } = control.examine();
         let [problem] = problems.as_slice() else { panic!("{name} {text:?}: {problems:#?}") };
         for part in parts {
             assert!(problem.to_string().contains(part), "{name} {text:?}: {problem} lacks {part}");
@@ -212,28 +225,49 @@ fn all_problems_are_named_at_once() {
 fn a_change_is_seen_at_the_next_session() {
     let dir = Dir::with(&[("databytes", "1\n"), ("timeoutremote", "1\n")]);
     let control = dir.control();
-    for name in ["me", "databytes", "timeoutremote"] {
-        dir.age(name);
-    }
     assert_eq!(control.smtpd().unwrap().databytes, 1);
-    // In place, of the same size.
-    dir.write("databytes", "2\n");
+    // By renaming, as qmail's and vpopmail's programs and most editors do.
+    dir.replace("databytes", "2\n");
     assert_eq!(control.smtpd().unwrap().databytes, 2);
     // At once after that, within the same tick of the file system's clock.
-    dir.write("databytes", "3\n");
+    dir.replace("databytes", "3\n");
     assert_eq!(control.smtpd().unwrap().databytes, 3);
-    // By renaming.
-    dir.write("new", "4\n");
-    fs::rename(dir.path().join("new"), dir.path().join("databytes")).unwrap();
-    assert_eq!(control.smtpd().unwrap().databytes, 4);
-    // Gone, and a new one.
-    fs::remove_file(dir.path().join("databytes")).unwrap();
-    assert_eq!(control.smtpd().unwrap().databytes, 0);
+    // A new one.
     dir.write("smtpgreeting", "hello\n");
     assert_eq!(control.smtpd().unwrap().greeting, "hello");
     assert_eq!(control.remote().unwrap().timeoutremote.as_secs(), 1);
-    dir.write("timeoutremote", "9\n");
+    dir.replace("timeoutremote", "9\n");
     assert_eq!(control.remote().unwrap().timeoutremote.as_secs(), 9);
+    // In its place, when the writer has been quiet for a moment; of the same size.
+    dir.write("databytes", "4\n");
+    dir.age("databytes");
+    assert_eq!(control.smtpd().unwrap().databytes, 4);
+}
+
+#[test]
+fn what_is_being_written_is_not_obeyed_yet() {
+    let dir = Dir::with(&[("rcpthosts", "a.example\nb.example\n")]);
+    let control = dir.control();
+    let takes = |domain: &str| control.smtpd().unwrap().rcpthosts.allows(domain.as_bytes()) == Ok(true);
+    assert!(takes("a.example"));
+    // Somebody has emptied the file and writes it anew, piece by piece.
+    for text in ["", "c.example\n", "c.example\na.exam"] {
+        dir.write("rcpthosts", text);
+        assert!(takes("a.example") && takes("b.example") && !takes("c.example"), "{text:?}");
+    }
+    // Removed, to be made anew.
+    fs::remove_file(dir.path().join("rcpthosts")).unwrap();
+    assert!(takes("a.example"));
+    // Made anew under its name, not whole yet.
+    dir.write("rcpthosts", "c.example\na.exam");
+    assert!(takes("b.example") && !takes("c.example"));
+    dir.write("rcpthosts", "c.example\na.example\n");
+    dir.age("rcpthosts");
+    assert!(takes("a.example") && takes("c.example") && !takes("b.example"));
+    // A file that stays away is missing.
+    fs::remove_file(dir.path().join("rcpthosts")).unwrap();
+    dir.age(".");
+    assert!(!takes("a.example"));
 }
 
 #[test]
@@ -247,16 +281,73 @@ fn what_has_not_changed_is_not_read_again() {
 }
 
 #[test]
-fn a_bad_change_is_an_error_until_it_is_mended() {
-    let dir = Dir::with(&[]);
+fn a_bad_change_leaves_in_force_what_was_there() {
+    let dir = Dir::with(&[("databytes", "1\n"), ("locals", "a.example\n")]);
     let control = dir.control();
     control.smtpd().unwrap();
-    dir.write("databytes", "lots\n");
-    dir.age("databytes");
-    control.smtpd().unwrap_err();
-    control.smtpd().unwrap_err();
-    dir.write("databytes", "5\n");
+    control.send().unwrap();
+    assert_eq!(control.problems_of_smtpd(), []);
+    dir.replace("databytes", "lots\n");
+    dir.replace("smtpgreeting", "never seen\n");
+    assert_eq!(control.smtpd().unwrap().databytes, 1);
+    assert_ne!(control.smtpd().unwrap().greeting, "never seen", "all or nothing");
+    let [problem] = &control.problems_of_smtpd()[..] else { panic!("{:?}", control.problems_of_smtpd()) };
+    assert!(problem.to_string().contains("/databytes:1: `lots`"), "{problem}");
+    dir.replace("databytes", "5\n");
     assert_eq!(control.smtpd().unwrap().databytes, 5);
+    assert_eq!(control.problems_of_smtpd(), []);
+    // One that cannot be read for now.
+    fs::remove_file(dir.path().join("databytes")).unwrap();
+    fs::create_dir(dir.path().join("databytes")).unwrap();
+    assert_eq!(control.smtpd().unwrap().databytes, 5);
+    assert!(control.problems_of_smtpd()[0].temporary);
+
+    dir.replace("locals", "b.example\r\n");
+    assert!(control.send().unwrap().locals.contains(b"a.example"));
+    assert!(control.send_anew().is_err(), "whoever asks for it hears of it");
+    assert!(control.send().unwrap().locals.contains(b"a.example"));
+    dir.write("locals", "b.example\n");
+    assert!(control.send_anew().unwrap().locals.contains(b"b.example"), "at once");
+}
+
+#[test]
+fn a_bad_route_concerns_its_domain_alone() {
+    let text =
+        ":relay.example\nbad.example:relay:user password\nno-colon.example relay\n.wild.example:a:b:c\n";
+    let dir = Dir::with(&[("smtproutes", text)]);
+    let control = dir.control();
+    let remote = control.remote().unwrap();
+    let cause = |domain: &str| match remote.smtproutes.lookup(domain.as_bytes()) {
+        Route::Unknown { cause } => Some(cause.clone()),
+        Route::Mx | Route::Relay { .. } => None,
+    };
+    for (domain, line) in [("bad.example", 2), ("no-colon.example", 3), ("x.wild.example", 4)] {
+        let cause = cause(domain).unwrap();
+        assert!(cause.contains(&format!("/smtproutes:{line}: ")), "{domain}: {cause}");
+        assert!(!cause.contains("password"), "{cause}");
+    }
+    assert_eq!(cause("other.example"), None);
+    let Examined { problems, warnings, .. } = control.examine();
+    assert_eq!((problems.len(), warnings.len()), (0, 3), "{problems:?} {warnings:?}");
+    assert_eq!(control.problems_of_send().len(), 3);
+}
+
+#[test]
+fn percenthack_beside_rcpthosts_is_named() {
+    let dir = Dir::with(&[
+        ("rcpthosts", "a.example\n.b.example\n"),
+        ("percenthack", "A.example\nx.b.example\nc.example\n"),
+    ]);
+    let Examined { problems, warnings, .. } = dir.control().examine();
+    let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert!(problems.is_empty() && texts.len() == 2, "{problems:?} {texts:?}");
+    assert!(
+        texts[0].ends_with(
+            "/percenthack: A.example is in rcpthosts, too: anybody may relay through user%anywhere@A.example"
+        ),
+        "{texts:?}"
+    );
+    assert!(texts[1].contains("x.b.example"), "{texts:?}");
 }
 
 #[test]
@@ -271,7 +362,8 @@ fn an_unreadable_file_is_temporary() {
     assert_eq!(control.smtpd().unwrap().databytes, 0);
     let loops = dir.path().join("rcpthosts");
     std::os::unix::fs::symlink(&loops, &loops).unwrap();
-    assert!(control.smtpd().unwrap_err().is_temporary());
+    assert_eq!(control.smtpd().unwrap().databytes, 0);
+    assert!(control.problems_of_smtpd()[0].temporary);
 }
 
 #[test]

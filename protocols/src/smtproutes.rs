@@ -15,6 +15,11 @@ pub enum Route {
         /// Its port; `None`: the usual one.
         port: Option<u16>,
     },
+    /// Nowhere for now: the line that says where cannot be obeyed.
+    Unknown {
+        /// What is wrong with it, and where it stands.
+        cause: String,
+    },
 }
 
 /// The host of a [`Route::Relay`].
@@ -59,12 +64,17 @@ pub struct SmtpRoutes {
 impl SmtpRoutes {
     /// Adds a line. Of several for one domain the last one counts, as in qmail.
     pub fn add(&mut self, line: &[u8]) -> Result<(), Error> {
-        // A literal as the domain, `[IPv6:2001:db8::1]`, has colons of its own (RFC 5321 4.1.3).
-        let literal = if line.starts_with(b"[") { memchr::memchr(b']', line).unwrap_or(0) } else { 0 };
-        let colon = literal + memchr::memchr(b':', &line[literal..]).ok_or(Error::NoColon)?;
+        let colon = colon(line).ok_or(Error::NoColon)?;
         let route = Route::parse(&line[colon + 1..])?;
         self.routes.insert(line[..colon].to_ascii_lowercase(), route);
         Ok(())
+    }
+
+    /// Takes a line that [`SmtpRoutes::add`] has not taken for what it is: mail that it concerns waits until it is mended,
+    /// instead of going where nobody wanted it. Without a colon its first word is the domain.
+    pub fn refuse(&mut self, line: &[u8], cause: &str) {
+        let end = colon(line).or_else(|| line.iter().position(|b| b" \t".contains(b))).unwrap_or(line.len());
+        self.routes.insert(line[..end].to_ascii_lowercase(), Route::Unknown { cause: cause.to_owned() });
     }
 
     /// The route of a domain: that of the domain itself, else of its longest end that begins with a dot, else of the
@@ -87,6 +97,12 @@ impl SmtpRoutes {
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
     }
+}
+
+/// Where the colon behind the domain is. A literal as the domain, `[IPv6:2001:db8::1]`, has colons of its own (RFC 5321 4.1.3).
+fn colon(line: &[u8]) -> Option<usize> {
+    let literal = if line.starts_with(b"[") { memchr::memchr(b']', line).unwrap_or(0) } else { 0 };
+    Some(literal + memchr::memchr(b':', &line[literal..])?)
 }
 
 impl Route {

@@ -24,15 +24,15 @@ use mailtree_actors::tcpserver::{self, Tcpserver};
 use mailtree_actors::users::{self, Vchkpw};
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
-use mailtree_config::Host;
 use mailtree_config::host::{Service, Switch};
+use mailtree_config::{Host, Problem};
 use mailtree_protocols::queue::OSSIFIED;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
 
 use crate::control;
 use crate::queue_requests;
-use crate::service::ServiceSpec;
+use crate::service::{ServiceSpec, Troubles};
 use crate::svscan::Tree;
 use front::Front;
 
@@ -154,6 +154,7 @@ where
         grace,
         start_timeout: START,
         normally_down: false,
+        troubles: ServiceSpec::untroubled(),
     }
 }
 
@@ -249,6 +250,8 @@ fn queue(shared: Shared) -> ServiceSpec {
 }
 
 fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
+    let controls = Arc::clone(&shared.front.controls);
+    let troubles: Troubles = Arc::new(move || in_words(controls.problems_of_send()));
     let start = move |supervise: ActorCell| -> BoxFuture<'static, Result<Started, StartError>> {
         let shared = shared.clone();
         Box::pin(async move {
@@ -289,12 +292,14 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
             Ok(Started::new(start).held(held))
         })
     };
-    ServiceSpec { start_timeout: SURVEY, ..spec("send", grace, start) }
+    ServiceSpec { start_timeout: SURVEY, troubles, ..spec("send", grace, start) }
 }
 
 fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
     let service = name.to_owned();
-    spec(name, grace, move |supervise| {
+    let controls = Arc::clone(&shared.front.controls);
+    let troubles: Troubles = Arc::new(move || in_words(controls.problems_of_smtpd()));
+    let service = spec(name, grace, move |supervise| {
         let (shared, service) = (shared.clone(), service.clone());
         Box::pin(async move {
             let host = shared.configuration.read();
@@ -325,7 +330,12 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
             let (tcpserver, _) = Actor::spawn_linked(None, Tcpserver, arguments, supervise).await?;
             Ok(Started::new(tcpserver).listening(sockets.addresses(&service)))
         })
-    })
+    });
+    ServiceSpec { troubles, ..service }
+}
+
+fn in_words(problems: Vec<Problem>) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
 }
 
 fn find<'a>(host: &'a Host, name: &str) -> Option<&'a Service> {

@@ -11,6 +11,9 @@ use ractor::ActorCell;
 /// each start makes them anew.
 pub type Start = Arc<dyn Fn(ActorCell) -> BoxFuture<'static, Result<Started, StartError>> + Send + Sync>;
 
+/// What is wrong with the files that a service reads; `svstat` shows it.
+pub type Troubles = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// One service of the tree.
 #[derive(Clone)]
 pub struct ServiceSpec {
@@ -24,6 +27,15 @@ pub struct ServiceSpec {
     pub start_timeout: Duration,
     /// daemontools' `down` file: it waits for `svc -u`.
     pub normally_down: bool,
+    /// What is wrong with what it reads. Asked for at each look: answers from memory.
+    pub troubles: Troubles,
+}
+
+impl ServiceSpec {
+    /// No trouble ever.
+    pub fn untroubled() -> Troubles {
+        Arc::new(Vec::new)
+    }
 }
 
 /// Services a host may have without naming them in `host.ron`, or names by custom: what is known of a host that is

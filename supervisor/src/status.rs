@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mailtree_protocols::policy::{self, State, Wait, Want};
 use mailtree_protocols::svc::Svstat;
+use mailtree_protocols::visible::visible;
 use ractor::{ActorCell, ActorStatus};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -97,6 +98,7 @@ impl Board {
             wait,
             reason: policy.reason().map(str::to_owned),
             listen: listen.clone(),
+            troubles: Vec::new(),
         }
     }
 }
@@ -211,6 +213,9 @@ pub struct Row {
     pub reason: Option<String>,
     /// Where it listens.
     pub listen: Vec<String>,
+    /// What is wrong with the files it reads.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 impl Row {
@@ -264,6 +269,7 @@ impl fmt::Display for Picture<'_> {
             if let Some(reason) = &row.reason {
                 notes.push(format!("last: {reason}"));
             }
+            notes.extend(row.troubles.iter().map(|trouble| visible(trouble).into_owned()));
             let phase = row.state.as_str();
             let (service, seconds, notes) = (&row.service, row.seconds, notes.join(", "));
             let line = format!("{branch} {service:width$}  {phase:8}  {seconds:>6} s  {notes}");

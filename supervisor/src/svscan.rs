@@ -266,7 +266,11 @@ impl State {
 
     fn rows(&self) -> Vec<Row> {
         let now = self.age.now();
-        self.services.iter().map(|service| service.board.row(&service.spec.name, now)).collect()
+        let row = |service: &Service| {
+            let Service { spec, board, .. } = service;
+            Row { troubles: (spec.troubles)(), ..board.row(&spec.name, now) }
+        };
+        self.services.iter().map(row).collect()
     }
 
     fn svc(&self, name: &str, letters: Vec<Letter>, reply: RpcReplyPort<Result<(), Refusal>>) {

@@ -455,9 +455,11 @@ impl Host {
         panic!("still in the queue after {limit:?}: {left:#?}\n{}", self.run(&["qmail-qstat"]).stdout);
     }
 
-    /// Writes a control file.
+    /// Replaces a control file, as qmail's and vpopmail's programs do.
     pub fn control(&self, name: &str, text: &str) {
-        fs::write(self.home().join("control").join(name), text).unwrap();
+        let new = self.home().join("control").join(format!("{name}.new"));
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, new.with_file_name(name)).unwrap();
     }
 
     /// Sends a signal to the host's process.

@@ -473,6 +473,7 @@ impl State {
             self.retry_end.pop();
             self.end_if_settled(id);
         }
+        self.notice_controls();
         // A pull may have met an earlier incarnation.
         self.pulled = true;
         self.look_at_unseen(now);
@@ -670,17 +671,30 @@ impl State {
         count
     }
 
+    /// Takes the control files as they are in force now.
+    fn notice_controls(&mut self) {
+        // They were in order at the start, so something is in force.
+        if let Ok(control) = self.controls.send()
+            && !Arc::ptr_eq(&control, &self.control)
+        {
+            self.obey(control);
+        }
+    }
+
+    fn obey(&mut self, control: Arc<SendControl>) {
+        self.bounce_from = Arc::new(bounce_from(&control));
+        self.local.limit = control.concurrencylocal;
+        self.remote.limit = control.concurrencyremote;
+        for lane in [&self.local, &self.remote] {
+            metrics::gauge!("mailtree_permits_limit", "permit" => lane.channel.name()).set(lane.limit as f64);
+        }
+        self.control = control;
+    }
+
     fn reread(&mut self) {
-        match self.controls.send() {
+        match self.controls.send_anew() {
             Ok(control) => {
-                self.bounce_from = Arc::new(bounce_from(&control));
-                self.local.limit = control.concurrencylocal;
-                self.remote.limit = control.concurrencyremote;
-                for lane in [&self.local, &self.remote] {
-                    metrics::gauge!("mailtree_permits_limit", "permit" => lane.channel.name())
-                        .set(lane.limit as f64);
-                }
-                self.control = control;
+                self.obey(control);
                 self.bad = Arc::default();
                 (self.pulled, self.look) = (true, true);
                 self.log_status();

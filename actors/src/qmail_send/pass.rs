@@ -141,6 +141,7 @@ impl State {
             let key = match &route {
                 Route::Mx => domain,
                 Route::Relay { host, port } => format!("\0{host:?} {port:?}").into_bytes(),
+                Route::Unknown { cause } => format!("\0{cause}").into_bytes(),
             };
             groups
                 .entry(key)

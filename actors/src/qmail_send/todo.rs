@@ -22,6 +22,7 @@ impl State {
         if !self.pulled || self.ending >= ENDING {
             return;
         }
+        self.notice_controls();
         self.look |= self.queue.trigger().set();
         let now = unix_now();
         self.unseen.extend(self.queue.surfaced().into_iter().map(|id| (now, id)));

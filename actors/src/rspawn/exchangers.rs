@@ -40,6 +40,9 @@ pub(super) async fn addresses(
             addresses.truncate(MAX_ADDRESSES);
             Ok((addresses, *port))
         }
+        Route::Unknown { cause } => {
+            Err(Report::deferral(format!("The route to {} is not known: {cause}. (#4.3.5)\n", safe(domain))))
+        }
         Route::Mx => exchangers(resolver, domain, deadline).await.map(|addresses| (addresses, None)),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mailtree_actors::tls;
+use mailtree_config::control::Examined;
 use mailtree_config::{Control, Origin, Setting};
 
 use super::{Old, Report, shown};
@@ -70,9 +71,11 @@ const IGNORED: [(&str, &str); 16] = [
 /// A row for each file.
 pub(super) fn examine(old: &Old, report: &mut Report) {
     let dir = old.control();
-    let (settings, problems) = Control::new(&dir).settings();
-    let bad: Vec<PathBuf> = problems.iter().map(|problem| problem.path.clone()).collect();
-    for problem in problems {
+    let Examined { settings, problems, warnings } = Control::new(&dir).examine();
+    let bad: Vec<PathBuf> = problems.iter().chain(&warnings).map(|problem| problem.path.clone()).collect();
+    for (problem, starts) in
+        problems.iter().map(|problem| (problem, false)).chain(warnings.iter().map(|warning| (warning, true)))
+    {
         // What it quotes may be the password of a smarthost.
         let secret = problem.path.file_name().is_some_and(|name| name == "smtproutes");
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
@@ -83,7 +86,12 @@ pub(super) fn examine(old: &Old, report: &mut Report) {
             dir.display().to_string(),
             format!("refused: {}", shown(why)),
         );
-        report.next(format!("mend {}: without it the host does not start", shown(&place)));
+        let until = if starts {
+            "mail that it concerns waits until then"
+        } else {
+            "without it the host does not start"
+        };
+        report.next(format!("mend {}: {until}", shown(&place)));
     }
     let certificates = tls::check(&dir, jiff::Timestamp::now().as_second());
     for name in old.names(&dir) {

@@ -151,9 +151,10 @@ fn examine(home: &Path) -> Findings {
             (None, Host::default().at(home).paths())
         }
     };
-    let (settings, problems) = Control::new(&paths.control).settings();
-    found.settings.extend(settings);
-    found.problems.extend(problems);
+    let control = Control::new(&paths.control).examine();
+    found.settings.extend(control.settings);
+    found.problems.extend(control.problems);
+    found.warnings.extend(control.warnings.iter().map(ToString::to_string));
     if let Some(host) = &host {
         found.rules(host);
         front::examine(host, &mut found);
@@ -456,8 +457,8 @@ mod tests {
                 "control/databytes:1: `lots`",
             ),
             (
-                |home| std::fs::write(home.join("control/smtproutes"), ":a\n\nb\n").unwrap(),
-                "control/smtproutes:3: no colon",
+                |home| std::fs::write(home.join("control/virtualdomains"), "a:a\n\nb\n").unwrap(),
+                "control/virtualdomains:3: no colon",
             ),
             (
                 |home| std::fs::remove_dir(home.join("queue/mess/7")).unwrap(),

@@ -8,9 +8,11 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use mailtree_actors::queue::disk::{Disk, Survey, Surveyed, each};
 use mailtree_actors::queue::has_journal;
-use mailtree_config::Host;
+use mailtree_config::{Control, Host};
+use mailtree_protocols::address;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
+use mailtree_protocols::smtproutes::Route;
 use mailtree_protocols::visible::visible;
 use serde::{Serialize, Serializer};
 
@@ -80,6 +82,9 @@ pub(super) struct ListedRecipient {
     /// The next attempt.
     #[serde(serialize_with = "rfc3339")]
     pub(super) next: u64,
+    /// Why it has no route: the line of `control/smtproutes` that cannot be obeyed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) held: Option<String>,
 }
 
 /// Does it.
@@ -147,7 +152,7 @@ fn listed(disk: &Disk, found: Surveyed) -> io::Result<Listed> {
         let of_channel =
             disk.recipients(found.id, channel)?.into_iter().map(|Recipient { done, address, .. }| {
                 let address = String::from_utf8_lossy(&address).into_owned();
-                ListedRecipient { channel: channel.name(), address, done, next }
+                ListedRecipient { channel: channel.name(), address, done, next, held: None }
             });
         recipients.extend(of_channel);
     }
@@ -171,6 +176,7 @@ fn todo(disk: &Disk, id: MessageId) -> io::Result<Listed> {
         address: String::from_utf8_lossy(address).into_owned(),
         done: false,
         next: birth,
+        held: None,
     });
     Ok(Listed {
         id: id.0,
@@ -195,20 +201,42 @@ fn list(home: &Path, json: bool) -> Result<(), Failure> {
             Err(error) => errln!("warning: trouble with #{id}: {error}"),
         }
     }
+    name_the_held(home, messages.iter_mut());
     if json {
         output::json(&messages);
         return Ok(());
     }
     for message in &messages {
         out!("{}", line(message));
-        for ListedRecipient { channel, address, next, .. } in
-            message.recipients.iter().filter(|recipient| !recipient.done)
-        {
-            outln!("    {channel:6} {}  next {}", visible(address), time(*next));
+        for recipient in message.recipients.iter().filter(|recipient| !recipient.done) {
+            outln!("{}", recipient.line(&format!("next {}", time(recipient.next))));
         }
     }
     outln!("{} messages", messages.len());
     Ok(())
+}
+
+impl ListedRecipient {
+    fn line(&self, state: &str) -> String {
+        let held =
+            self.held.as_ref().map(|held| format!("  no route: {}", visible(held))).unwrap_or_default();
+        format!("    {:6} {}  {state}{held}", self.channel, visible(&self.address))
+    }
+}
+
+/// Says of which recipients the routes cannot be obeyed.
+fn name_the_held<'l>(home: &Path, messages: impl IntoIterator<Item = &'l mut Listed>) {
+    // What is wrong beyond that is check's to say.
+    let Ok(host) = Host::load(home) else { return };
+    let Ok(remote) = Control::new(host.paths().control).remote() else { return };
+    for message in messages {
+        for recipient in message.recipients.iter_mut().filter(|one| one.channel == Channel::Remote.name()) {
+            let domain = address::split(recipient.address.as_bytes()).1.unwrap_or_default();
+            if let Route::Unknown { cause } = remote.smtproutes.lookup(domain) {
+                recipient.held = Some(cause.clone());
+            }
+        }
+    }
 }
 
 fn line(message: &Listed) -> String {
@@ -220,10 +248,11 @@ fn line(message: &Listed) -> String {
 fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
     let disk = open(home)?;
     let missing = || Failure::permanent(format!("no message {id} in the queue"));
-    let found = match read(&disk, id) {
+    let mut found = match read(&disk, id) {
         Ok(Some(found)) => found,
         _ => todo(&disk, id).map_err(|_| missing())?,
     };
+    name_the_held(home, [&mut found]);
     let path = disk.mess(id);
     let mut mess = std::fs::File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
     let mut bytes = Vec::new();
@@ -237,9 +266,8 @@ fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
     }
     out!("{}", line(&found));
     for recipient in &found.recipients {
-        let ListedRecipient { channel, address, done, next } = recipient;
-        let state = if *done { "done".to_owned() } else { format!("next {}", time(*next)) };
-        outln!("    {channel:6} {}  {state}", visible(address));
+        let state = if recipient.done { "done".to_owned() } else { format!("next {}", time(recipient.next)) };
+        outln!("{}", recipient.line(&state));
     }
     outln!("");
     // A file gets the message as it is, a terminal what does not steer it.

@@ -104,6 +104,7 @@ mod tests {
             wait: (state == Phase::Resting).then_some(48),
             reason: (state == Phase::Resting).then(|| "address in use".to_owned()),
             listen: if state == Phase::Up { vec!["127.0.0.1:2525".to_owned()] } else { Vec::new() },
+            troubles: Vec::new(),
         }
     }
 

@@ -160,7 +160,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
 
 /// A host does not start on bad control files: all that is wrong with them is said at once.
 fn check_controls(paths: &Paths) -> Result<(), Failure> {
-    let (_, problems) = mailtree_config::control::Control::new(&paths.control).settings();
+    let problems = mailtree_config::Control::new(&paths.control).examine().problems;
     if problems.is_empty() { Ok(()) } else { Err(mailtree_config::Error { problems }.into()) }
 }
 

@@ -52,6 +52,7 @@ pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
         grace: Duration::from_secs(2),
         start_timeout: Duration::from_secs(10),
         normally_down: false,
+        troubles: ServiceSpec::untroubled(),
     }
 }
 

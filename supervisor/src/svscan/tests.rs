@@ -201,6 +201,7 @@ impl Probe {
             grace: Duration::from_millis(100),
             start_timeout: Duration::from_millis(200),
             normally_down: false,
+            troubles: ServiceSpec::untroubled(),
         }
     }
 
