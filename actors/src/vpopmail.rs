@@ -1,6 +1,8 @@
 //! vpopmail's domains and users as the files say it now: users/cdb, vpasswd.cdb, `.qmail` files, Maildirs. Reads files,
 //! changes nothing.
 
+mod vpasswd;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
@@ -13,9 +15,10 @@ use mailtree_protocols::assign;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
-use mailtree_protocols::vpasswd::{self, Entry};
+use mailtree_protocols::vpasswd::{Entry, lookup};
 
 use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular};
+use vpasswd::Vpasswd;
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
 const MAX_MESSAGES: usize = 100_000;
@@ -26,13 +29,14 @@ pub struct Vpopmail {
     control: Arc<Control>,
     users_cdb: PathBuf,
     files: CdbFiles,
+    vpasswd: Vpasswd,
 }
 
 impl Vpopmail {
     /// The domains that are in `virtualdomains` and that `users_cdb` names.
     #[must_use]
     pub fn new(control: Arc<Control>, users_cdb: PathBuf) -> Self {
-        Self { control, users_cdb, files: CdbFiles::default() }
+        Self { control, users_cdb, files: CdbFiles::default(), vpasswd: Vpasswd::default() }
     }
 
     /// The virtual domain of this name; none if it is not virtual.
@@ -62,13 +66,18 @@ impl Vpopmail {
     /// The user of a domain; none if there is no such user.
     ///
     /// # Errors
-    /// When vpasswd.cdb cannot be read, is missing or damaged.
+    /// When vpasswd.cdb cannot be read or is damaged, or is missing and cannot be made.
     pub fn user(&self, domain: &Domain, name: &[u8]) -> io::Result<Option<Entry>> {
-        let path = dir(domain).join("vpasswd.cdb");
-        let users = self.open(&path)?.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("{}: no such file", path.display()))
-        })?;
-        vpasswd::lookup(&users, &name.to_ascii_lowercase()).map_err(|error| damaged(&path, &error))
+        self.user_in(dir(domain), name)
+    }
+
+    /// The same of the domain in this directory.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn user_in(&self, dir: &Path, name: &[u8]) -> io::Result<Option<Entry>> {
+        let users = self.vpasswd.users(dir)?;
+        lookup(&users, &name.to_ascii_lowercase()).map_err(|error| damaged(&dir.join("vpasswd.cdb"), &error))
     }
 
     /// The beginning of the domain's `.qmail-default`; empty without the file.

@@ -267,6 +267,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                 lspawn: lspawn::Arguments {
                     queue: shared.queue.clone(),
                     pool: shared.pool,
+                    vpopmail: shared.front.users.vpopmail.clone(),
                     users_cdb: paths.users.join("cdb"),
                     alias: paths.alias,
                     defaultdelivery: "./Maildir/".to_owned(),

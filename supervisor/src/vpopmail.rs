@@ -17,7 +17,7 @@ use mailtree_protocols::assign::{self, Assignment, Controlled, Pattern};
 use mailtree_protocols::cdb::CdbMake;
 use mailtree_protocols::vpasswd::{self, Entry};
 
-use crate::durable::{self, Lock, Owner};
+use crate::durable::{self, Owner};
 use crate::failure::{Doing, Failure};
 
 /// Once `rcpthosts` has this many lines, further domains go into `morercpthosts`.
@@ -106,14 +106,14 @@ impl<'a> Vpopmail<'a> {
         reread: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let name = domain_name(&new.name)?;
-        let users = Owner::of(&self.paths.users)?;
-        let _lock = Lock::take(&self.paths.users.join("assign.lock"), users)?;
+        let users = durable::owner_of(&self.paths.users)?;
+        let _lock = durable::lock(&self.paths.users.join("assign.lock"), users)?;
         let mut assignments = self.assignments()?;
         let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
         if assignments.iter().any(|assignment| assignment.pattern == pattern) {
             return Err(Failure::permanent("Domain already exists"));
         }
-        let domains = Owner::of(&self.paths.domains)?;
+        let domains = durable::owner_of(&self.paths.domains)?;
         let owner = Owner { uid: new.uid.unwrap_or(domains.uid), gid: new.gid.unwrap_or(domains.gid) };
         let dir = match &new.dir {
             Some(dir) => std::path::absolute(dir).doing("find", dir)?.join("domains").join(&name),
@@ -146,7 +146,7 @@ impl<'a> Vpopmail<'a> {
         new.check()?;
         let name = new.name.to_ascii_lowercase();
         let (dir, owner) = self.domain(&new.domain)?;
-        let _lock = Lock::take(&dir.join(".vpasswd.lock"), owner)?;
+        let _lock = durable::lock(&dir.join(".vpasswd.lock"), owner)?;
         let file = dir.join("vpasswd");
         let mut entries = match durable::read(&file)? {
             Some(text) => vpasswd::parse(&text)
@@ -175,8 +175,8 @@ impl<'a> Vpopmail<'a> {
     /// then in `users/assign`. Which files, and how many paths in each. With `dry_run` nothing is written.
     pub fn relocate(&self, old: &Path, new: &Path, dry_run: bool) -> Result<Vec<(PathBuf, usize)>, Failure> {
         let (old, new) = (field(old)?, field(new)?);
-        let users = Owner::of(&self.paths.users)?;
-        let _lock = Lock::take(&self.paths.users.join("assign.lock"), users)?;
+        let users = durable::owner_of(&self.paths.users)?;
+        let _lock = durable::lock(&self.paths.users.join("assign.lock"), users)?;
         let mut assignments = self.assignments()?;
         let mut rewritten = Vec::new();
         let mut count = 0;
@@ -211,10 +211,10 @@ impl<'a> Vpopmail<'a> {
         dry_run: bool,
         rewritten: &mut Vec<(PathBuf, usize)>,
     ) -> Result<(), Failure> {
-        let owner = Owner::of(dir)?;
+        let owner = durable::owner_of(dir)?;
         let file = dir.join("vpasswd");
         if file.exists() {
-            let _lock = Lock::take(&dir.join(".vpasswd.lock"), owner)?;
+            let _lock = durable::lock(&dir.join(".vpasswd.lock"), owner)?;
             let text = durable::read(&file)?.unwrap_or_default();
             let mut entries = vpasswd::parse(&text)
                 .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?;
@@ -306,7 +306,7 @@ impl<'a> Vpopmail<'a> {
         if kept.len() == lines.len() {
             return Ok(());
         }
-        durable::replace(&path, &kept.concat(), 0o644, Owner::of(&self.paths.control)?)
+        durable::replace(&path, &kept.concat(), 0o644, durable::owner_of(&self.paths.control)?)
     }
 
     /// `rcpthosts`, or `morercpthosts` and its database once there are many.
@@ -322,7 +322,8 @@ impl<'a> Vpopmail<'a> {
     /// Compiles `control/morercpthosts`, as qmail-newmrh does.
     pub fn newmrh(&self) -> Result<(), Failure> {
         // A domain that is being added at this moment must not be left out.
-        let _lock = Lock::take(&self.paths.users.join("assign.lock"), Owner::of(&self.paths.users)?)?;
+        let _lock =
+            durable::lock(&self.paths.users.join("assign.lock"), durable::owner_of(&self.paths.users)?)?;
         self.compile_morercpthosts()
     }
 
@@ -339,7 +340,7 @@ impl<'a> Vpopmail<'a> {
             }
         }
         let path = self.paths.control.join("morercpthosts.cdb");
-        durable::replace(&path, &make.finish(), 0o644, Owner::of(&self.paths.control)?)
+        durable::replace(&path, &make.finish(), 0o644, durable::owner_of(&self.paths.control)?)
     }
 
     /// Appends a line to a control file unless it stands there already.
@@ -355,7 +356,7 @@ impl<'a> Vpopmail<'a> {
         }
         text.extend_from_slice(line.as_bytes());
         text.push(b'\n');
-        durable::replace(&path, &text, 0o644, Owner::of(&self.paths.control)?)
+        durable::replace(&path, &text, 0o644, durable::owner_of(&self.paths.control)?)
     }
 }
 

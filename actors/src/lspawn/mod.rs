@@ -15,6 +15,7 @@ use crate::delivery::Delivery;
 use crate::pool::{Mounts, Pool};
 use crate::queue::Queue;
 use crate::spawn::{Kind, Spawn};
+use crate::vpopmail::Vpopmail;
 
 /// What local deliveries need to know.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct Arguments {
     pub queue: Queue,
     /// Threads for users' file systems.
     pub pool: Pool,
+    /// The domains' users.
+    pub vpopmail: Vpopmail,
     /// `users/cdb`.
     pub users_cdb: PathBuf,
     /// Home of user alias.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
 use mailtree_protocols::report::Report;
-use mailtree_protocols::vpasswd::{self, flag};
+use mailtree_protocols::vpasswd::flag;
 use mailtree_protocols::{address, assign};
 use nix::unistd::User;
 use rustix::fs::OFlags;
@@ -248,12 +248,11 @@ fn vdelivermail(
 ) -> Result<(), Report> {
     let user = home.ext.to_ascii_lowercase();
     let trouble = |error: &dyn std::fmt::Display| {
-        tracing::error!("alert: unable to read {}/vpasswd.cdb: {error}", home.dir.display());
+        tracing::error!("alert: unable to look up {} in vpasswd.cdb: {error}", user.escape_ascii());
         Report::deferral("Trouble reading vpasswd.cdb in vdelivermail. (#4.3.0)\n")
     };
-    let users = state.cdb_files.open(&home.dir.join("vpasswd.cdb")).map_err(|error| trouble(&error))?;
-    let Some(users) = users else { return Err(trouble(&"no such file")) };
-    let Some(entry) = vpasswd::lookup(&users, &user).map_err(|error| trouble(&error))? else {
+    let found = state.arguments.vpopmail.user_in(&home.dir, &user).map_err(|error| trouble(&error))?;
+    let Some(entry) = found else {
         match unknown {
             UnknownUser::Bounce => return Err(no_mailbox()),
             UnknownUser::Delete => (),

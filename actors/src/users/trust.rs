@@ -3,11 +3,12 @@
 //! A line for the key, then one for each network: three hexadecimal numbers, account and network as keyed hashes and the
 //! second since 1970 until which it is trusted. Without it nobody is trusted; nothing else depends on it.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use mailtree_protocols::auth::throttle::Trusted;
+
+use crate::durable::{self, Owner};
 
 /// No such file is longer, in bytes: so many are trusted at most.
 const MAX: u64 = 16 << 20;
@@ -44,12 +45,7 @@ pub(super) fn write(path: &Path, key: [u8; 16], trusted: &[Trusted]) -> io::Resu
     for Trusted { account, pair, until } in trusted {
         text.push_str(&format!("{account:x} {pair:x} {until:x}\n"));
     }
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".auth.trusted.").tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()
+    durable::replace(path, text.as_bytes(), 0o600, Owner::own())
 }
 
 #[cfg(test)]

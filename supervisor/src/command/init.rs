@@ -12,7 +12,7 @@ use mailtree_protocols::queue::{Dir, Layout};
 use mailtree_protocols::{assign, tcprules};
 use rustix::fs::{CWD, Mode};
 
-use crate::durable::{self, Lock, Owner};
+use crate::durable::{self, DirLock, Owner};
 use crate::failure::{Doing, Failure};
 use crate::output;
 use crate::password;
@@ -214,7 +214,7 @@ pub fn initialise(home: &Path, options: &Options) -> Result<Report, Failure> {
     let existed = home.exists();
     create_dirs(home)?;
     let home = std::fs::canonicalize(home).doing("find", home)?;
-    let _lock = Lock::try_dir(&home)?
+    let _lock = DirLock::try_take(&home)?
         .ok_or_else(|| Failure::temporary(format!("{}: another init is at work there", home.display())))?;
     if !is_vacant(&home)? {
         let text = if home.join(FILE).exists() {
