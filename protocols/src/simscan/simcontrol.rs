@@ -127,6 +127,10 @@ impl Simcontrol {
         self.settings.get(key).map(Vec::as_slice)
     }
 
+    pub(super) fn all_settings(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.values().flatten()
+    }
+
     fn add(&mut self, line: usize, key: &str, data: &str) -> Result<(), Error> {
         if [key, data].iter().any(|text| text.contains(['\u{fffd}', '\0'])) {
             return Err(refused(line, data, "UTF-8 without NUL"));

@@ -11,7 +11,7 @@ use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
 use mailtree_actors::service::StartError;
-use mailtree_actors::simscan;
+use mailtree_actors::simscan::{self, Rspamd, SpamScanner};
 use mailtree_actors::smtpd::{self, Smtpd};
 use mailtree_actors::tls::Tls;
 use mailtree_actors::users::Users;
@@ -98,7 +98,13 @@ fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
     };
     simscan::Settings {
         clamd: address(&scanners.clamd),
-        spamd: address(&scanners.spamd),
+        spam: match &scanners.rspamd {
+            Some(scanner) => SpamScanner::Rspamd(Rspamd {
+                address: address(scanner),
+                password: scanners.rspamd_password.as_ref().map(|path| host.resolve(path)),
+            }),
+            None => SpamScanner::Spamd(address(&scanners.spamd)),
+        },
         deadline: scanners.deadline,
         fail_open: scanners.fail_open,
         drop: false,
