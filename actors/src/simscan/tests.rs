@@ -18,6 +18,8 @@ enum Does {
     Answers(&'static str),
     /// Says this at once, and closes.
     Interrupts(&'static str),
+    /// Reads a little, and says this.
+    Hastens(&'static str),
     /// Reads, and says nothing.
     Hangs,
     /// Says more than anybody reads.
@@ -39,6 +41,11 @@ async fn serve(mut stream: TcpStream, does: Does) {
     let mut read = Vec::new();
     match does {
         Does::Interrupts(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+        Does::Hastens(text) => {
+            stream.read_buf(&mut read).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            std::future::pending().await
+        }
         Does::Babbles => while stream.write_all(&[b'x'; 4096]).await.is_ok() {},
         Does::Answers(_) | Does::Hangs => {
             let mut buffer = [0; 4096];
@@ -266,6 +273,7 @@ async fn an_rspamd_in_trouble_never_makes_a_message_clean() {
         Does::Interrupts("HTTP/1.1 200 OK\r\n"),
         // Before it has seen the message.
         Does::Interrupts(PASSES),
+        Does::Hastens(PASSES),
         Does::Answers(""),
         Does::Answers("rubbish\r\n\r\n"),
         Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
@@ -457,12 +465,12 @@ async fn a_message_too_large_to_look_at_takes_nobodys_time() {
 #[tokio::test]
 async fn a_message_too_large_for_a_scanner_is_refused_for_good() {
     let clamd = Host::new(Does::Interrupts("INSTREAM size limit exceeded. ERROR\0"), HAM).await;
-    let rspamd = Host::rspamd(Does::Interrupts("HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")).await;
+    let rspamd = Host::rspamd(Does::Hastens("HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")).await;
     for (mut host, control, why) in [
         (clamd, ":clam=yes", "clamav: clamd: INSTREAM size limit exceeded. ERROR"),
         (rspamd, ":spam=yes", "rspamd: rspamd: 413 "),
     ] {
-        let mail = format!("{MAIL}{}", "x".repeat(200_000));
+        let mail = format!("{MAIL}{}", "x".repeat(8_000_000));
         let scan = host.scan(&mail, control).await;
         assert_eq!(scan.verdict, Verdict::TooLarge(why.to_owned()));
         assert_eq!(scan.log, [format!("simscan:[47]: warning: {why}; refused")]);
