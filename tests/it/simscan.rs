@@ -431,14 +431,10 @@ fn without_its_scanner_a_message_is_to_come_again() {
             format!("clamav: unable to connect to {nowhere}: *"),
         ),
         (":spam=yes\n", format!("spamd: \"{NOBODY}\""), format!("spam: unable to connect to {NOBODY}: *")),
+        (":spam=yes\n", format!("rspamd: \"{NOBODY}\""), format!("rspamd: unable to connect to {NOBODY}: *")),
         (
             ":spam=yes\n",
-            format!("rspamd: Some(\"{NOBODY}\")"),
-            format!("rspamd: unable to connect to {NOBODY}: *"),
-        ),
-        (
-            ":spam=yes\n",
-            format!("rspamd: Some(\"{NOBODY}\"), rspamd_password: Some(\"control/rspamd\")"),
+            format!("rspamd: \"{NOBODY}\", rspamd_password: \"control/rspamd\""),
             "rspamd: password in */control/rspamd: No such file or directory (os error 2)".to_owned(),
         ),
     ] {
@@ -483,7 +479,7 @@ fn a_scanner_that_hangs_costs_its_message_the_deadline_and_the_others_nothing() 
     let address = silent.local_addr().unwrap();
     for (scanner, wanted, name) in [
         (format!("clamd: \"{address}\""), "clam=yes", "clamav"),
-        (format!("rspamd: Some(\"{address}\")"), "spam=yes", "rspamd"),
+        (format!("rspamd: \"{address}\""), "spam=yes", "rspamd"),
     ] {
         hangs(&silent, &scanner, wanted, name);
     }
@@ -673,6 +669,15 @@ mod needs_clamd {
     }
 
     #[test]
+    fn check_finds_it() {
+        let clamd = Clamd::start();
+        let setup = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.clamd: {} answers", clamd.port())), "{said}");
+    }
+
+    #[test]
     fn a_virus_is_refused_by_its_name() {
         let clamd = Clamd::start();
         for address in both(&clamd) {
@@ -726,6 +731,27 @@ mod needs_clamd {
 }
 
 #[test]
+fn check_names_a_scanner_that_does_not_answer() {
+    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let scanners = format!("clamd: \"{NOBODY}\", spamd: \"{}\"", closing.local_addr().unwrap());
+    let closed = std::thread::spawn(move || drop(closing.accept().unwrap()));
+    let check = |scanners: &str| {
+        let setup = setup(":clam=yes\nfree.test:spam=yes\n", scanners);
+        setup.write();
+        setup.run(&["check", "--changed"]).stderr
+    };
+    let said = check(&scanners);
+    closed.join().unwrap();
+    assert!(said.contains(&format!("scanners.clamd: unable to connect to {NOBODY}: ")), "{said}");
+    assert!(said.contains("scanners.spamd: connection lost: "), "{said}");
+    let said = check(&format!("spamd: \"{NOBODY}\", rspamd: \"{NOBODY}\""));
+    assert!(said.contains("scanners.spamd is not asked: scanners.rspamd is"), "{said}");
+    assert!(said.contains(&format!("scanners.rspamd: unable to connect to {NOBODY}: ")), "{said}");
+    let said = check(&format!("rspamd: \"{NOBODY}\", rspamd_password: \"secret\""));
+    assert!(said.contains("scanners.rspamd: password in ") && !said.contains("is not asked"), "{said}");
+}
+
+#[test]
 fn ehlo_says_how_large_a_message_may_be_that_must_be_looked_at() {
     const MIB: u64 = 1 << 20;
     for (simcontrol, scanners, databytes, announced) in [
@@ -737,7 +763,8 @@ fn ehlo_says_how_large_a_message_may_be_that_must_be_looked_at() {
         (":attach=.exe\n", "fail_open: true", "0\n", None),
     ] {
         let setup = setup(simcontrol, scanners).control("databytes", databytes);
-        let said = setup.run(&["explain", "192.0.2.1"]).expect(0).stdout;
+        setup.write();
+        let said = setup.run(&["explain", "ip", "192.0.2.1"]).expect(0).stdout;
         let size = said.lines().find(|line| line.starts_with("size ")).expect(&said);
         let looked_at = size.ends_with("simscan looks at every message and at no larger one");
         assert_eq!(looked_at, announced == Some(32 * MIB), "{size}");
@@ -769,6 +796,15 @@ mod needs_spamd {
 
     fn scanner(address: SocketAddr) -> String {
         format!("spamd: \"{address}\"")
+    }
+
+    #[test]
+    fn check_finds_it() {
+        let spamd = Spamd::start();
+        let setup = setup(":spam=yes\n", &format!("spamd: \"{}\"", spamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.spamd: {} answers", spamd.port())), "{said}");
     }
 
     #[test]
@@ -913,11 +949,20 @@ mod needs_rspamd {
 
     /// Nobody listens where spamd would be.
     fn scanner(address: impl std::fmt::Display) -> String {
-        format!("spamd: \"{NOBODY}\", rspamd: Some(\"{address}\")")
+        format!("spamd: \"{NOBODY}\", rspamd: \"{address}\"")
     }
 
     fn mail(subject: &str) -> String {
         format!("From: <sender@mx.test>\nSubject: {subject}\n\nx\n")
+    }
+
+    #[test]
+    fn check_finds_it() {
+        let rspamd = Rspamd::start();
+        let setup = setup(":spam=yes\n", &format!("rspamd: \"{}\"", rspamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.rspamd: {} answers", rspamd.port())), "{said}");
     }
 
     #[test]
@@ -972,17 +1017,19 @@ mod needs_rspamd {
     }
 
     #[test]
-    fn its_own_text_for_tests_is_refused_also_in_a_large_message() {
+    fn spam_leaves_a_copy_in_quarantine_also_if_it_is_large() {
         let rspamd = Rspamd::start();
         let dir = tempfile::tempdir().unwrap();
-        let scanners =
-            format!("{}, quarantine: Some(\"{}\")", scanner(rspamd.socket().display()), dir.path().display());
+        let socket = scanner(rspamd.socket().display());
+        let scanners = format!("{socket}, quarantine: Some(\"{}\")", dir.path().display());
         let host = setup(":spam=yes\n", &scanners).start();
-        for text in [
-            format!("Subject: x\n\n{GTUBE}\n"),
-            format!("Subject: x\n\n{GTUBE}\n{}", "0123456789\n".repeat(50_000)),
+        // Twice what is shown to spamd.
+        let large = format!("Subject: twenty\n\n{}", "0123456789\n".repeat(50_000));
+        for (text, reply) in [
+            (format!("Subject: x\n\n{GTUBE}\n"), "554 5.7.1 Gtube pattern"),
+            (large, "554 5.7.1 Your email is considered spam (20.00 spam-hits)"),
         ] {
-            assert_eq!(answer(&host, &text), "554 5.7.1 Gtube pattern");
+            assert_eq!(answer(&host, &text), reply);
             assert!(quarantined(dir.path()).iter().any(|copy| copy.ends_with(&text)));
         }
         assert_eq!(host.metrics().sum("mailtree_simscan_scanners_total", &["scanner=\"rspamd\""]), 2.0);

@@ -6,6 +6,7 @@
 mod address;
 pub mod clamd;
 mod local;
+mod probe;
 mod quarantine;
 pub mod rspamd;
 pub mod spamd;

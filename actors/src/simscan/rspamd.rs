@@ -42,10 +42,7 @@ impl Rspamd {
     /// [`Trouble`] whenever rspamd does not say what is to become of it.
     pub async fn ask(&self, message: &Message) -> Result<Answer, Trouble> {
         let chunks = Chunks::open(message).await?;
-        let password = match &self.password {
-            Some(path) => Some(password(path).await?),
-            None => None,
-        };
+        let password = self.password().await?;
         let whole = Arc::new(AtomicBool::new(message.size == 0));
         let request = request(message, password, body(chunks, Arc::clone(&whole)))?;
         let stream = TokioIo::new(self.address.connect().await?);
@@ -64,6 +61,14 @@ impl Rspamd {
             Ok(answer)
         } else {
             Err(Trouble::Lost("answered before the end of the message".to_owned()))
+        }
+    }
+
+    /// The password, read anew.
+    pub(super) async fn password(&self) -> Result<Option<HeaderValue>, Trouble> {
+        match &self.password {
+            Some(path) => password(path).await.map(Some),
+            None => Ok(None),
         }
     }
 }

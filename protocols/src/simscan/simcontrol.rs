@@ -123,6 +123,18 @@ impl Simcontrol {
         self.settings.is_empty()
     }
 
+    /// Whether clamd is asked about any message.
+    #[must_use]
+    pub fn asks_clamd(&self) -> bool {
+        self.all_settings().any(|setting| *setting == Setting::Clam(true))
+    }
+
+    /// Whether a spam scanner is asked about any message.
+    #[must_use]
+    pub fn asks_for_spam(&self) -> bool {
+        self.all_settings().any(|setting| *setting == Setting::Spam(true))
+    }
+
     pub(super) fn settings(&self, key: &[u8]) -> Option<&[Setting]> {
         self.settings.get(key).map(Vec::as_slice)
     }

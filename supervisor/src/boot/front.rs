@@ -91,7 +91,8 @@ impl Front {
     }
 }
 
-fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
+/// What a host says about scanning.
+pub(crate) fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
     let address = |scanner: &Scanner| match scanner {
         Scanner::Tcp(address) => simscan::Address::Tcp(*address),
         Scanner::Unix(path) => simscan::Address::Unix(path.clone()),

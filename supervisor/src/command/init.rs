@@ -514,7 +514,7 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
     // Checking passwords: threads, how many may wait, networks whose wrong passwords are not slowed down.
     // auth: (threads: 2, waiting: 100, allow: []),
 
-    // The scanners of simscan: an address or the path of a socket. rspamd: Some("127.0.0.1:11333") is asked in place of
+    // The scanners of simscan: an address or the path of a socket. rspamd: "127.0.0.1:11333" is asked in place of
     // spamd; rspamd_password: file with the password it wants. fail_open: a message goes on unscanned when a scanner
     // cannot be asked, in place of 451. quarantine: directory for copies of what is refused for a virus or as spam.
     // scanners: (clamd: "127.0.0.1:3310", spamd: "127.0.0.1:783", rspamd: None, rspamd_password: None, at_once: 8, deadline: "2m", fail_open: false, quarantine: None),
