@@ -1101,20 +1101,41 @@ mod needs_rspamd {
     fn twenty_at_once_are_all_answered() {
         let rspamd = Rspamd::start();
         let host = asking(rspamd.port(), ":spam=yes\n");
+        let subjects = ["none", "twenty"].repeat(10);
         let replies: Vec<_> = std::thread::scope(|scope| {
-            let one = |n: usize| if n % 2 == 0 { mail("none") } else { mail("twenty") };
-            let sent: Vec<_> = (0..20)
-                .map(|n| {
-                    scope.spawn({
-                        let host = &host;
-                        move || answer(host, &one(n))
-                    })
-                })
-                .collect();
+            let send = |subject: &'static str| {
+                let host = &host;
+                scope.spawn(move || answer(host, &mail(subject)))
+            };
+            let sent: Vec<_> = subjects.iter().map(|subject| send(subject)).collect();
             sent.into_iter().map(|sent| sent.join().unwrap()).collect()
         });
-        for (n, reply) in replies.iter().enumerate() {
-            assert!(reply.starts_with(if n % 2 == 0 { "250 " } else { "554 " }), "{n}: {reply}");
+        for (subject, reply) in subjects.iter().zip(replies) {
+            assert!(
+                reply.starts_with(if *subject == "none" { "250 " } else { "554 " }),
+                "{subject}: {reply}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_controller_is_told_its_password_and_nobody_else_is() {
+        let rspamd = Rspamd::start();
+        for (password, taken) in [(None, false), (Some("wrong\n"), false), (Some("secret word\n"), true)] {
+            let mut scanners = scanner(rspamd.controller());
+            if password.is_some() {
+                scanners.push_str(", rspamd_password: \"control/rspamd\"");
+            }
+            let host = setup(":spam=yes\n", &scanners).control("rspamd", password.unwrap_or("")).start();
+            let reply = answer(&host, &mail("none"));
+            if taken {
+                assert!(reply.starts_with("250 "), "{reply}");
+            } else {
+                assert_eq!(reply, TEMPORARY);
+                host.wait_log("simscan:[*]: warning: rspamd: rspamd: 401 *Unauthorized*; refused for now");
+            }
+            let password = password.unwrap_or("secret word").trim();
+            assert!(!host.log().contains(password), "{}", host.log());
         }
     }
 }

@@ -51,6 +51,7 @@ rspamd_config:register_symbol({
 pub struct Rspamd {
     dir: TempDir,
     port: SocketAddr,
+    controller: SocketAddr,
     child: Child,
 }
 
@@ -58,7 +59,8 @@ impl Rspamd {
     /// Starts it and waits until it answers.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("mailtree-rspamd-").tempdir().unwrap();
-        let (port, place) = (free_port("127.0.0.1"), dir.path().display());
+        let (port, controller, place) =
+            (free_port("127.0.0.1"), free_port("127.0.0.1"), dir.path().display());
         // The real list of top level domains takes it ten seconds.
         let settings = format!(
             "options {{ tempdir = \"{place}\"; hs_cache_dir = \"{place}\"; control_socket = \"{place}/control\";
@@ -66,6 +68,8 @@ impl Rspamd {
                dns {{ nameserver = [\"127.0.0.1:1:1\"]; }} }}
              logging {{ type = \"console\"; level = \"info\"; }}
              worker \"normal\" {{ bind_socket = \"{port}\"; bind_socket = \"{place}/socket mode=0600\"; count = 1; }}
+             worker \"controller\" {{ bind_socket = \"{controller}\"; count = 1; secure_ip = \"192.0.2.1\";
+               password = \"secret word\"; }}
              actions {{ reject = 15; \"rewrite subject\" = 12; \"add header\" = 6; greylist = 4; }}
              lua = \"{place}/rules.lua\";"
         );
@@ -73,7 +77,7 @@ impl Rspamd {
             fs::write(dir.path().join(file), text).unwrap();
         }
         let child = Self::run(&dir);
-        let mut rspamd = Self { dir, port, child };
+        let mut rspamd = Self { dir, port, controller, child };
         rspamd.wait();
         rspamd
     }
@@ -105,6 +109,11 @@ impl Rspamd {
     /// Its port.
     pub fn port(&self) -> SocketAddr {
         self.port
+    }
+
+    /// The port of its controller, whose password is `secret word`.
+    pub fn controller(&self) -> SocketAddr {
+        self.controller
     }
 
     /// What it has logged.
