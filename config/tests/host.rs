@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mailtree_config::Origin;
-use mailtree_config::host::{Host, LogFormat, LogLevel, Service, Smtpd};
+use mailtree_config::host::{Host, LogFormat, LogLevel, Scanner, Service, Smtpd};
 
 fn parse(text: &str) -> Result<Host, String> {
     Host::parse(Path::new("/home"), text).map_err(|error| error.to_string())
@@ -46,6 +46,7 @@ fn every_field() {
   queue: (receiving: 5, receiving_bytes: "2GiB", free_bytes: 123, free_inodes: 0, disk_threads: 1),
   resolver: (servers: ["127.0.0.1:5300", "::1"], deadline: "2s", in_flight: 9),
   remote: (port: 2600, outgoing_ip: "192.0.2.1"),
+  scanners: (clamd: "/run/clamd.sock", rspamd: "127.0.0.1:11333", rspamd_password: "control/rspamd"),
 )"#,
     )
     .unwrap();
@@ -62,6 +63,9 @@ fn every_field() {
     let servers: Vec<SocketAddr> = ["127.0.0.1:5300", "[::1]:53"].map(|text| text.parse().unwrap()).into();
     assert_eq!(host.resolver.servers, servers);
     assert_eq!((host.remote.port, host.remote.outgoing_ip), (2600, Some("192.0.2.1".parse().unwrap())));
+    assert_eq!(host.scanners.clamd, Scanner::Unix("/run/clamd.sock".into()));
+    assert_eq!(host.scanners.rspamd, Some(Scanner::Tcp("127.0.0.1:11333".parse().unwrap())));
+    assert_eq!(host.scanners.rspamd_password.as_deref(), Some(Path::new("control/rspamd")));
     let paths = host.paths();
     assert_eq!(paths.control, Path::new("/var/qmail/control"));
     assert_eq!(paths.domains, Path::new("/home/vpop/domains"));
@@ -94,6 +98,10 @@ fn refusals_name_place_field_and_what_is_allowed() {
         (
             "(services: {\n\"smtpd\": smtpd(listen: [\"127.0.0.1:2525\"],\n concurrency: 70000)})",
             &["host.ron:3:", ": services.smtpd.concurrency: ", "70000", "allowed: 1 to 65000"],
+        ),
+        (
+            "(scanners: (rspamd: \"localhost\"))",
+            &[": scanners.rspamd: ", "\"localhost\"", "allowed: an address and a port"],
         ),
         ("(services: {\"smtpd\": smtpd(per_ip: 0)})", &[": services.smtpd.per_ip: ", "allowed: 1 to 65000"]),
         (

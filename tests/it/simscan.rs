@@ -14,6 +14,7 @@ use mailtree_tests::smtp::{Client, like};
 use mailtree_tests::wait::{holds_for, wait_for, wait_until};
 
 const SUSPECT: &str = "554 5.7.1 Your email was rejected because it contains a bad attachment: ";
+const TOO_LARGE: &str = "552 5.3.4 sorry, that message is too large to be scanned (#5.3.4)";
 const TEMPORARY: &str = "451 4.3.0 mail server temporarily rejected message (#4.3.0)";
 
 /// A host that scans what clients send as `simcontrol` says, with these fields of `scanners`. Its clients may not relay.
@@ -430,6 +431,12 @@ fn without_its_scanner_a_message_is_to_come_again() {
             format!("clamav: unable to connect to {nowhere}: *"),
         ),
         (":spam=yes\n", format!("spamd: \"{NOBODY}\""), format!("spam: unable to connect to {NOBODY}: *")),
+        (":spam=yes\n", format!("rspamd: \"{NOBODY}\""), format!("rspamd: unable to connect to {NOBODY}: *")),
+        (
+            ":spam=yes\n",
+            format!("rspamd: \"{NOBODY}\", rspamd_password: \"control/rspamd\""),
+            "rspamd: password in */control/rspamd: No such file or directory (os error 2)".to_owned(),
+        ),
     ] {
         let host = setup(simcontrol, &scanners).start();
         assert_eq!(answer(&host, "Subject: x\n\nx\n"), TEMPORARY);
@@ -458,7 +465,7 @@ fn a_host_that_fails_open_lets_it_pass_with_a_warning() {
 
 #[test]
 fn an_answer_that_says_nothing_of_the_message_is_no_answer() {
-    for answered in ["INSTREAM size limit exceeded. ERROR", "stream: ", "UNKNOWN COMMAND", ""] {
+    for answered in ["stream: Can't allocate memory ERROR", "stream: ", "UNKNOWN COMMAND", ""] {
         let clamd = Standin::start(answered);
         let host = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.address())).start();
         assert_eq!(answer(&host, "x\n"), TEMPORARY, "{answered}");
@@ -469,8 +476,18 @@ fn an_answer_that_says_nothing_of_the_message_is_no_answer() {
 fn a_scanner_that_hangs_costs_its_message_the_deadline_and_the_others_nothing() {
     // Connections come into its backlog and stay there.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let scanners = format!("clamd: \"{}\", deadline: \"2s\", at_once: 3", silent.local_addr().unwrap());
-    let host = setup("slow.test:clam=yes\n", &scanners).start();
+    let address = silent.local_addr().unwrap();
+    for (scanner, wanted, name) in [
+        (format!("clamd: \"{address}\""), "clam=yes", "clamav"),
+        (format!("rspamd: \"{address}\""), "spam=yes", "rspamd"),
+    ] {
+        hangs(&silent, &scanner, wanted, name);
+    }
+}
+
+fn hangs(silent: &TcpListener, scanner: &str, wanted: &str, name: &str) {
+    let scanners = format!("{scanner}, deadline: \"2s\", at_once: 3");
+    let host = setup(&format!("slow.test:{wanted}\n"), &scanners).start();
     let mut slow = greeted(&host);
     let begin = Instant::now();
     let waiting = std::thread::spawn(move || {
@@ -484,7 +501,7 @@ fn a_scanner_that_hangs_costs_its_message_the_deadline_and_the_others_nothing() 
     assert_eq!(waiting.join().unwrap(), TEMPORARY);
     let took = begin.elapsed();
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
-    host.wait_log("simscan:[*]: warning: clamav: no answer in time; refused for now");
+    host.wait_log(&format!("simscan:[*]: warning: {name}: no answer in time; refused for now"));
     host.maildir("bob").wait(10, PATIENCE);
 }
 
@@ -652,6 +669,15 @@ mod needs_clamd {
     }
 
     #[test]
+    fn check_finds_it() {
+        let clamd = Clamd::start();
+        let setup = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.clamd: {} answers", clamd.port())), "{said}");
+    }
+
+    #[test]
     fn a_virus_is_refused_by_its_name() {
         let clamd = Clamd::start();
         for address in both(&clamd) {
@@ -692,14 +718,71 @@ mod needs_clamd {
     }
 
     #[test]
-    fn more_than_clamd_takes_is_refused_for_now() {
+    fn more_than_clamd_takes_is_refused_for_good() {
         let clamd = Clamd::start();
         let host = setup(":clam=yes\n", &format!("clamd: \"{}\"", clamd.port()));
         let host = host.control("databytes", "0\n").start();
-        assert_eq!(answer(&host, &letter("too-large", 32_000_000)), TEMPORARY);
-        host.wait_log("simscan:[*]: warning: clamav: *; refused for now");
+        for _ in 0..3 {
+            assert_eq!(answer(&host, &letter("too-large", 32_000_000)), TOO_LARGE);
+        }
+        host.wait_log("simscan:[*]: warning: clamav: clamd: INSTREAM size limit exceeded. ERROR; refused");
         assert!(answer(&host, "Subject: x\n\nx\n").starts_with("250 "));
     }
+}
+
+#[test]
+fn check_names_a_scanner_that_does_not_answer() {
+    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let scanners = format!("clamd: \"{NOBODY}\", spamd: \"{}\"", closing.local_addr().unwrap());
+    let closed = std::thread::spawn(move || drop(closing.accept().unwrap()));
+    let check = |scanners: &str| {
+        let setup = setup(":clam=yes\nfree.test:spam=yes\n", scanners);
+        setup.write();
+        setup.run(&["check", "--changed"]).stderr
+    };
+    let said = check(&scanners);
+    closed.join().unwrap();
+    assert!(said.contains(&format!("scanners.clamd: unable to connect to {NOBODY}: ")), "{said}");
+    assert!(said.contains("scanners.spamd: connection lost: "), "{said}");
+    let said = check(&format!("spamd: \"{NOBODY}\", rspamd: \"{NOBODY}\""));
+    assert!(said.contains("scanners.spamd is not asked: scanners.rspamd is"), "{said}");
+    assert!(said.contains(&format!("scanners.rspamd: unable to connect to {NOBODY}: ")), "{said}");
+    let said = check(&format!("rspamd: \"{NOBODY}\", rspamd_password: \"secret\""));
+    assert!(said.contains("scanners.rspamd: password in ") && !said.contains("is not asked"), "{said}");
+}
+
+#[test]
+fn ehlo_says_how_large_a_message_may_be_that_must_be_looked_at() {
+    const MIB: u64 = 1 << 20;
+    for (simcontrol, scanners, databytes, announced) in [
+        (":attach=.exe\n", "", "0\n", Some(32 * MIB)),
+        (":attach=.exe\n", "", "50000000\n", Some(32 * MIB)),
+        (":attach=.exe\n", "", "5000\n", Some(5000)),
+        (":clam=yes\n", "", "0\n", None),
+        (":attach=.exe\nmx.test:attach=\n", "", "0\n", None),
+        (":attach=.exe\n", "fail_open: true", "0\n", None),
+    ] {
+        let setup = setup(simcontrol, scanners).control("databytes", databytes);
+        setup.write();
+        let said = setup.run(&["explain", "ip", "192.0.2.1"]).expect(0).stdout;
+        let size = said.lines().find(|line| line.starts_with("size ")).expect(&said);
+        let looked_at = size.ends_with("simscan looks at every message and at no larger one");
+        assert_eq!(looked_at, announced == Some(32 * MIB), "{size}");
+        let host = setup.start();
+        let mut client = host.smtp();
+        let offered = client.say("EHLO client.test", 250);
+        let line = announced.map_or("SIZE".to_owned(), |size| format!("SIZE {size}"));
+        assert!(offered.lines.iter().any(|said| said[4..] == line), "{line}: {}", offered.text());
+        if let Some(size) = announced {
+            client.say(&format!("MAIL FROM:<a@a.test> SIZE={}", size + 1), 552);
+        }
+    }
+    // Rules that are made while the host is up count for the next client.
+    let host = setup("", "").control("databytes", "0\n").start();
+    host.control("simcontrol", ":attach=.exe\n");
+    wait_until("the new rules to be announced", PATIENCE, || {
+        host.smtp().say("EHLO client.test", 250).text().contains("SIZE 33554432")
+    });
 }
 
 mod needs_spamd {
@@ -713,6 +796,15 @@ mod needs_spamd {
 
     fn scanner(address: SocketAddr) -> String {
         format!("spamd: \"{address}\"")
+    }
+
+    #[test]
+    fn check_finds_it() {
+        let spamd = Spamd::start();
+        let setup = setup(":spam=yes\n", &format!("spamd: \"{}\"", spamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.spamd: {} answers", spamd.port())), "{said}");
     }
 
     #[test]
@@ -843,5 +935,207 @@ mod needs_spamd {
         let delivered = host.maildir("bob").wait(1, PATIENCE).remove(0);
         let first = delivered.lines().find(|line| line.starts_with("X-Spam-Status:")).unwrap();
         assert_eq!(first, "X-Spam-Status: Yes, score=7.0 required=5.0 tests=SEVEN", "{delivered}");
+    }
+}
+
+mod needs_rspamd {
+    use mailtree_tests::rspamd::{GTUBE, Rspamd};
+
+    use super::*;
+
+    fn asking(address: impl std::fmt::Display, simcontrol: &str) -> Host {
+        setup(simcontrol, &scanner(address)).start()
+    }
+
+    /// Nobody listens where spamd would be.
+    fn scanner(address: impl std::fmt::Display) -> String {
+        format!("spamd: \"{NOBODY}\", rspamd: \"{address}\"")
+    }
+
+    fn mail(subject: &str) -> String {
+        format!("From: <sender@mx.test>\nSubject: {subject}\n\nx\n")
+    }
+
+    #[test]
+    fn check_finds_it() {
+        let rspamd = Rspamd::start();
+        let setup = setup(":spam=yes\n", &format!("rspamd: \"{}\"", rspamd.port()));
+        setup.write();
+        let said = setup.run(&["check"]).stdout;
+        assert!(said.contains(&format!("scanners.rspamd: {} answers", rspamd.port())), "{said}");
+    }
+
+    #[test]
+    fn what_rspamd_says_decides() {
+        let rspamd = Rspamd::start();
+        let spam = |points: &str| format!("554 5.7.1 Your email is considered spam ({points} spam-hits)");
+        for (simcontrol, messages) in [
+            (
+                ":spam=yes\n",
+                vec![
+                    ("none", "250 *".to_owned(), "CLEAN (0.00/15.00/15.00)"),
+                    ("five", "250 *".to_owned(), "CLEAN (5.00/15.00/15.00)"),
+                    ("seven", "250 *".to_owned(), "PASSTHRU (7.00/15.00/15.00)"),
+                    ("twelve", "250 *".to_owned(), "PASSTHRU (12.50/15.00/15.00)"),
+                    ("twenty", spam("20.00"), "SPAM REJECT (20.00/15.00/15.00)"),
+                    ("later", "451 4.7.1 come again".to_owned(), "SOFT REJECT (0.00/15.00/15.00)"),
+                    ("forced", "554 5.7.1 a virus??250 ok".to_owned(), "SPAM REJECT (0.00/15.00/15.00)"),
+                ],
+            ),
+            (
+                ":spam=yes,spam_passthru=yes\n",
+                vec![
+                    ("twenty", "250 *".to_owned(), "PASSTHRU (20.00/15.00/15.00)"),
+                    ("later", "451 4.7.1 come again".to_owned(), "SOFT REJECT (0.00/15.00/15.00)"),
+                    ("forced", "554 5.7.1 a virus??250 ok".to_owned(), "SPAM REJECT (0.00/15.00/15.00)"),
+                ],
+            ),
+            (
+                ":spam=yes,spam_hits=7\n",
+                vec![
+                    ("five", "250 *".to_owned(), "CLEAN (5.00/15.00/7.00)"),
+                    ("seven", spam("7.00"), "SPAM REJECT (7.00/15.00/7.00)"),
+                ],
+            ),
+            (
+                ":spam=yes,spam_hits=30\n",
+                vec![
+                    ("twenty", "250 *".to_owned(), "SPAM PASS (20.00/15.00/30.00)"),
+                    ("forced", "554 5.7.1 a virus??250 ok".to_owned(), "SPAM REJECT (0.00/15.00/30.00)"),
+                ],
+            ),
+        ] {
+            let host = asking(rspamd.port(), simcontrol);
+            let mut lines = Vec::new();
+            for (subject, expected, state) in messages {
+                let answered = answer(&host, &mail(subject));
+                assert!(like(&expected, &answered), "{simcontrol} {subject}: {answered}");
+                lines.push(format!("simscan:[P]:{state}:T:{subject}:127.0.0.1:sender@mx.test:bob@mx.test"));
+            }
+            expect_said(&host, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn spam_leaves_a_copy_in_quarantine_also_if_it_is_large() {
+        let rspamd = Rspamd::start();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = scanner(rspamd.socket().display());
+        let scanners = format!("{socket}, quarantine: Some(\"{}\")", dir.path().display());
+        let host = setup(":spam=yes\n", &scanners).start();
+        // Twice what is shown to spamd.
+        let large = format!("Subject: twenty\n\n{}", "0123456789\n".repeat(50_000));
+        for (text, reply) in [
+            (format!("Subject: x\n\n{GTUBE}\n"), "554 5.7.1 Gtube pattern"),
+            (large, "554 5.7.1 Your email is considered spam (20.00 spam-hits)"),
+        ] {
+            assert_eq!(answer(&host, &text), reply);
+            assert!(quarantined(dir.path()).iter().any(|copy| copy.ends_with(&text)));
+        }
+        assert_eq!(host.metrics().sum("mailtree_simscan_scanners_total", &["scanner=\"rspamd\""]), 2.0);
+    }
+
+    #[test]
+    fn what_passes_has_its_fields_below_the_trace() {
+        let rspamd = Rspamd::start();
+        let host = asking(rspamd.port(), ":spam=yes\n");
+        for (subject, fields) in [
+            (
+                "seven twelve no more",
+                "X-Spam: Yes\nX-Spam-Flag: YES\nX-Spam-Status: Yes, score=19.50 required=15.00\n\ttests=SEVEN,TWELVE",
+            ),
+            ("none", "X-Spam-Status: No, score=0.00 required=15.00"),
+        ] {
+            let host =
+                if subject == "none" { &host } else { &asking(rspamd.port(), ":spam=yes,spam_hits=99\n") };
+            let text = format!("X-Spam-Status: No, score=-9\n{}", mail(subject));
+            assert!(answer(host, &text).starts_with("250 "));
+            let delivered = host.maildir("bob").wait(1, PATIENCE).remove(0);
+            let trace = trace(&delivered, &text);
+            assert!(like("Received: by simscan * ppid: *, pid: *, t: *s", &trace[0]), "{delivered}");
+            assert_eq!(trace[1], "\tscanners: none", "{delivered}");
+            assert_eq!(trace[2..].join("\n"), fields, "{delivered}");
+        }
+    }
+
+    #[test]
+    fn rspamd_knows_the_client_and_the_envelope() {
+        let rspamd = Rspamd::start();
+        let host = asking(rspamd.port(), ":spam=yes\nbob@mx.test:spamuser=joe\n");
+        let told = |from: &str, to: &[&str]| answer_from(&host, from, to, &mail("tell"));
+        let one = told("Sender@far.test", &["bob@mx.test"]);
+        assert!(like("451 4.7.1 127.0.0.1 client.test * - Sender@far.test bob@mx.test * joe", &one), "{one}");
+        let two = told("", &["bob@mx.test", "\"odd one\"@mx.test"]);
+        let expected = "451 4.7.1 127.0.0.1 client.test * -  bob@mx.test,odd one@mx.test *";
+        assert!(like(expected, &two) && !two.ends_with("joe"), "{two}");
+        // Far more than rspamd reads: it hears of those it takes.
+        let many: Vec<_> = (0..100).map(|n| format!("{}{n}@mx.test", "x".repeat(850))).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let reply = answer_from(&host, "a@far.test", &many, &format!("Subject: x\n\n{GTUBE}\n"));
+        assert_eq!(reply, "554 5.7.1 Gtube pattern");
+    }
+
+    #[test]
+    fn rspamd_goes_and_comes_again() {
+        let mut rspamd = Rspamd::start();
+        let host = asking(rspamd.port(), ":spam=yes\n");
+        assert!(answer(&host, &mail("none")).starts_with("250 "));
+        rspamd.stop();
+        assert_eq!(answer(&host, &mail("none")), TEMPORARY);
+        rspamd.again();
+        assert!(answer(&host, &mail("none")).starts_with("250 "));
+        host.maildir("bob").wait(2, PATIENCE);
+    }
+
+    /// It closes without a word: nobody can tell it from an rspamd that has just died.
+    #[test]
+    fn a_message_beyond_its_max_message_is_refused_for_now() {
+        let rspamd = Rspamd::start();
+        let host = asking(rspamd.port(), ":spam=yes\n");
+        assert_eq!(answer(&host, &letter("too-large", 4_000_000)), TEMPORARY);
+        host.wait_log("simscan:[*]: warning: rspamd: connection lost: *; refused for now");
+        assert!(answer(&host, &mail("none")).starts_with("250 "));
+    }
+
+    #[test]
+    fn twenty_at_once_are_all_answered() {
+        let rspamd = Rspamd::start();
+        let host = asking(rspamd.port(), ":spam=yes\n");
+        let subjects = ["none", "twenty"].repeat(10);
+        let replies: Vec<_> = std::thread::scope(|scope| {
+            let send = |subject: &'static str| {
+                let host = &host;
+                scope.spawn(move || answer(host, &mail(subject)))
+            };
+            let sent: Vec<_> = subjects.iter().map(|subject| send(subject)).collect();
+            sent.into_iter().map(|sent| sent.join().unwrap()).collect()
+        });
+        for (subject, reply) in subjects.iter().zip(replies) {
+            assert!(
+                reply.starts_with(if *subject == "none" { "250 " } else { "554 " }),
+                "{subject}: {reply}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_controller_is_told_its_password_and_nobody_else_is() {
+        let rspamd = Rspamd::start();
+        for (password, taken) in [(None, false), (Some("wrong\n"), false), (Some("secret word\n"), true)] {
+            let mut scanners = scanner(rspamd.controller());
+            if password.is_some() {
+                scanners.push_str(", rspamd_password: \"control/rspamd\"");
+            }
+            let host = setup(":spam=yes\n", &scanners).control("rspamd", password.unwrap_or("")).start();
+            let reply = answer(&host, &mail("none"));
+            if taken {
+                assert!(reply.starts_with("250 "), "{reply}");
+            } else {
+                assert_eq!(reply, TEMPORARY);
+                host.wait_log("simscan:[*]: warning: rspamd: rspamd: 401 *Unauthorized*; refused for now");
+            }
+            let password = password.unwrap_or("secret word").trim();
+            assert!(!host.log().contains(password), "{}", host.log());
+        }
     }
 }

@@ -21,6 +21,7 @@ pub mod probe;
 pub mod proxy;
 pub mod qmail;
 pub mod rbldnsd;
+pub mod rspamd;
 pub mod sick;
 pub mod smtp;
 pub mod spamd;

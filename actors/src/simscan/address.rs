@@ -59,6 +59,11 @@ impl Chunks {
         Ok(Self { file, left: message.size })
     }
 
+    /// Whether nothing is left.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
     /// The next bytes at the beginning of `chunk`; 0 after the last.
     pub(super) async fn next(&mut self, chunk: &mut [u8]) -> Result<usize, Trouble> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(chunk.len());

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use mailtree_protocols::simscan::attachment::{TooComplex, blocked};
 use mailtree_protocols::simscan::log::subject;
 use mailtree_protocols::simscan::regex::Patterns;
+use mailtree_protocols::simscan::verdict::Failure;
 
 use super::{Message, Trouble};
 
@@ -15,8 +16,8 @@ const SUBJECT_WITHIN: u64 = 64 * 1024;
 /// What was found.
 pub(super) struct Local {
     pub(super) subject: String,
-    pub(super) regex: Option<Result<Option<usize>, String>>,
-    pub(super) attachment: Option<Result<Option<String>, String>>,
+    pub(super) regex: Option<Result<Option<usize>, Failure>>,
+    pub(super) attachment: Option<Result<Option<String>, Failure>>,
 }
 
 /// Looks, on a thread where that may take long. A message of more than `limit` bytes is not looked at.
@@ -43,7 +44,7 @@ fn look_now(message: &Message, limit: u64) -> Result<Local, Trouble> {
     }
     let regex = (!options.regex.is_empty()).then(|| {
         let patterns = Patterns::new(&options.regex)
-            .map_err(|error| Trouble::Patterns(error.to_string()).to_string())?;
+            .map_err(|error| Failure::Trouble(Trouble::Patterns(error.to_string()).to_string()))?;
         Ok(patterns.search(&text))
     });
     let attachment = (!options.attach.is_empty()).then(|| {

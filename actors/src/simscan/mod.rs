@@ -1,12 +1,14 @@
 //! simscan: shows a received message to the scanners its options name and says what is to become of it.
 //!
-//! Types only: whoever has received a message asks, holding a permit. Asks: clamd, spamd. After a crash nothing is left
+//! Types only: whoever has received a message asks, holding a permit. Asks: clamd, spamd, rspamd. After a crash nothing is left
 //! but, rarely, a copy in quarantine whose message comes again.
 
 mod address;
 pub mod clamd;
 mod local;
+mod probe;
 mod quarantine;
+pub mod rspamd;
 pub mod spamd;
 mod trouble;
 
@@ -16,12 +18,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mailtree_protocols::simscan::log::{self, Envelope, Scanner, State, Versions};
+use mailtree_protocols::simscan::opinion::Opinion;
 use mailtree_protocols::simscan::options::Options;
-use mailtree_protocols::simscan::verdict::{Entry, Findings, Rules, SpamCheck, Verdict, decide, spam_check};
+use mailtree_protocols::simscan::verdict::{
+    Entry, Failure, Findings, Rules, SpamCheck, Verdict, decide, spam_check,
+};
+use mailtree_protocols::simscan::{rspamd as rspamd_protocol, spamc};
 
 use crate::permit::Permit;
 pub use address::Address;
 use local::Local;
+pub use rspamd::Rspamd;
 pub use trouble::Trouble;
 
 /// What the host says about scanning.
@@ -29,8 +36,8 @@ pub use trouble::Trouble;
 pub struct Settings {
     /// Where clamd listens.
     pub clamd: Address,
-    /// Where spamd listens.
-    pub spamd: Address,
+    /// Who is asked for spam.
+    pub spam: SpamScanner,
     /// For all of a scan. What the patterns and names take beyond it goes on unheard.
     pub deadline: Duration,
     /// A message passes, with a warning, when a scanner fails or it is larger than [`Self::mime_limit`]; otherwise it
@@ -44,6 +51,44 @@ pub struct Settings {
     pub mime_limit: u64,
     /// For the trace field.
     pub versions: Versions,
+}
+
+/// A scanner of spam.
+#[derive(Debug, Clone)]
+pub enum SpamScanner {
+    /// spamd, at this address.
+    Spamd(Address),
+    /// rspamd.
+    Rspamd(Rspamd),
+}
+
+impl SpamScanner {
+    /// Largest message that is shown to it, in bytes.
+    const fn largest(&self) -> u64 {
+        match self {
+            Self::Spamd(_) => spamc::MAX_SIZE,
+            Self::Rspamd(_) => rspamd_protocol::MAX_SIZE,
+        }
+    }
+
+    const fn name(&self) -> Scanner {
+        match self {
+            Self::Spamd(_) => Scanner::Spam,
+            Self::Rspamd(_) => Scanner::Rspamd,
+        }
+    }
+
+    /// What it says, and the fields for the header of a message that passes.
+    async fn ask(&self, message: &Message) -> Result<(Opinion, Vec<u8>), Trouble> {
+        match self {
+            Self::Spamd(address) => spamd::ask(address, message).await,
+            Self::Rspamd(rspamd) => {
+                let answer = rspamd.ask(message).await?;
+                let header = answer.header();
+                Ok((answer.opinion, header))
+            }
+        }
+    }
 }
 
 /// Usual [`Settings::mime_limit`].
@@ -64,6 +109,14 @@ pub struct Message {
     pub recipients: Vec<Vec<u8>>,
     /// The client.
     pub ip: Option<IpAddr>,
+    /// Its HELO.
+    pub helo: Option<Vec<u8>>,
+    /// Its name in DNS, if it has one.
+    pub host: Option<String>,
+    /// The user it has authenticated as.
+    pub user: Option<Vec<u8>>,
+    /// The number of the queueing.
+    pub qp: u64,
     /// The client may relay.
     pub relayclient: bool,
     /// The number of the client's connection, as in other lines of the log.
@@ -81,44 +134,41 @@ pub struct Scan {
     pub verdict: Verdict,
     /// Lines for the log.
     pub log: Vec<String>,
-    /// For a message that passes: the trace field and SpamAssassin's fields, to be written above its header.
+    /// For a message that passes: the trace field and those of the spam scanner, to be written above its header.
     pub header: Vec<u8>,
 }
 
-/// Scans a message. The patterns first; then, at the same time, spamd and, unless a name is refused, clamd: so one that
+/// Scans a message. The patterns first; then, at the same time, the spam scanner and, unless a name is refused, clamd: so one that
 /// hangs takes no time from the other.
 pub async fn scan(settings: &Settings, message: Message) -> Scan {
     let begun = Instant::now();
     let options = &message.options;
-    let looks = !options.regex.is_empty() || !options.attach.is_empty();
-    if looks && !settings.fail_open && message.size > settings.mime_limit {
-        let trouble = Trouble::Large { size: message.size, limit: settings.mime_limit };
-        let log = vec![format!("simscan:[{}]: warning: {trouble}; refused", message.pid)];
-        return Scan { verdict: Verdict::TooLarge, log, header: Vec::new() };
-    }
     let looked = in_time(settings.deadline, local::look(&message, settings.mime_limit)).await;
+    // Then the matter is settled, whatever the scanners would say.
+    let too_large = !settings.fail_open && matches!(&looked, Err(trouble) if trouble.is_large());
     let Local { subject, regex, attachment } = looked.unwrap_or_else(|trouble| Local {
         subject: String::new(),
-        regex: (!options.regex.is_empty()).then(|| Err(named(Scanner::Regex, &trouble))),
-        attachment: (!options.attach.is_empty()).then(|| Err(named(Scanner::Attach, &trouble))),
+        regex: (!options.regex.is_empty()).then(|| Err(failure(Scanner::Regex, &trouble))),
+        attachment: (!options.attach.is_empty()).then(|| Err(failure(Scanner::Attach, &trouble))),
     });
     count(Scanner::Regex, regex.as_ref().map(|found| result(found, |n| n.is_some())));
     count(Scanner::Attach, attachment.as_ref().map(|found| result(found, |name| name.is_some())));
 
     let matched = matches!(regex, Some(Ok(Some(_))));
     let refused = matches!(attachment, Some(Ok(Some(_))));
-    let check = spam_check(options, message.relayclient, message.size);
+    let check = spam_check(options, message.relayclient, message.size, settings.spam.largest());
     let left = settings.deadline.saturating_sub(begun.elapsed());
     let spam = async {
-        let asked = check == SpamCheck::Asked && !matched;
-        if asked { Some(in_time(left, spamd::ask(&settings.spamd, &message)).await) } else { None }
+        let asked = check == SpamCheck::Asked && !matched && !too_large;
+        if asked { Some(in_time(left, settings.spam.ask(&message)).await) } else { None }
     };
     let virus = async {
-        let asked = options.clam && !matched && !refused;
+        let asked = options.clam && !matched && !refused && !too_large;
         if asked { Some(in_time(left, clamd::ask(&settings.clamd, &message)).await) } else { None }
     };
     let (spam, virus) = tokio::join!(spam, virus);
-    count(Scanner::Spam, spam.as_ref().map(|found| result(found, |(score, _)| score.spam)));
+    let spam_scanner = settings.spam.name();
+    count(spam_scanner, spam.as_ref().map(|found| result(found, |(opinion, _)| opinion.is_bad())));
     let infected = |answer: &clamd::Answer| *answer != clamd::Answer::Clean;
     count(Scanner::Clamav, virus.as_ref().map(|found| result(found, infected)));
 
@@ -126,15 +176,15 @@ pub async fn scan(settings: &Settings, message: Message) -> Scan {
         (Scanner::Regex, matches!(regex, Some(Ok(_)))),
         (Scanner::Attach, matches!(attachment, Some(Ok(_)))),
         (Scanner::Clamav, matches!(virus, Some(Ok(_)))),
-        (Scanner::Spam, matches!(spam, Some(Ok(_)))),
+        (spam_scanner, matches!(spam, Some(Ok(_)))),
     ];
     let scanners: Vec<_> = scanners.into_iter().filter_map(|(scanner, ran)| ran.then_some(scanner)).collect();
     let (spam, fields) = match spam {
-        Some(Ok((score, fields))) => (Some(Ok(score)), fields),
-        Some(Err(trouble)) => (Some(Err(named(Scanner::Spam, &trouble))), Vec::new()),
+        Some(Ok((opinion, fields))) => (Some(Ok(opinion)), fields),
+        Some(Err(trouble)) => (Some(Err(failure(spam_scanner, &trouble))), Vec::new()),
         None => (None, Vec::new()),
     };
-    let virus = virus.map(|found| found.map_err(|trouble| named(Scanner::Clamav, &trouble)));
+    let virus = virus.map(|found| found.map_err(|trouble| failure(Scanner::Clamav, &trouble)));
     let findings = Findings { regex, relayclient: check == SpamCheck::Relayclient, spam, attachment, virus };
     let rules = Rules { drop: settings.drop, fail_open: settings.fail_open };
     let (mut verdict, entries) = decide(findings, options, rules);
@@ -158,8 +208,12 @@ pub async fn scan(settings: &Settings, message: Message) -> Scan {
             }
         })
         .collect();
-    if let Verdict::Temporary(trouble) = &verdict {
-        log.push(format!("simscan:[{}]: warning: {trouble}; refused for now", message.pid));
+    match &verdict {
+        Verdict::Temporary(why) => {
+            log.push(format!("simscan:[{}]: warning: {why}; refused for now", message.pid));
+        }
+        Verdict::TooLarge(why) => log.push(format!("simscan:[{}]: warning: {why}; refused", message.pid)),
+        _ => {}
     }
     let kept = matches!(verdict, Verdict::Drop(_) | Verdict::Reject(State::Virus | State::SpamReject, _));
     if let Some(directory) = settings.quarantine.as_ref().filter(|_| kept) {
@@ -195,8 +249,9 @@ async fn in_time<T>(left: Duration, scan: impl Future<Output = Result<T, Trouble
     tokio::time::timeout(left, scan).await.unwrap_or(Err(Trouble::Deadline))
 }
 
-fn named(scanner: Scanner, trouble: &Trouble) -> String {
-    format!("{}: {trouble}", scanner.as_str())
+fn failure(scanner: Scanner, trouble: &Trouble) -> Failure {
+    let why = format!("{}: {trouble}", scanner.as_str());
+    if trouble.is_large() { Failure::TooLarge(why) } else { Failure::Trouble(why) }
 }
 
 fn result<T, E>(found: &Result<T, E>, is_found: impl Fn(&T) -> bool) -> &'static str {

@@ -1,6 +1,6 @@
 //! spamd: the whole message over SPAMC, one connection a message.
 
-pub use mailtree_protocols::simscan::spamc::Score;
+use mailtree_protocols::simscan::opinion::{Action, Opinion};
 use mailtree_protocols::simscan::spamc::{Head, MAX_HEAD, fields, head_end, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -10,11 +10,11 @@ use super::{Address, Message, Trouble};
 /// Longest header in an answer: that of the message, which is below 250 000 bytes, and what SpamAssassin adds.
 const MAX_HEADER: usize = 512 * 1024;
 
-/// Asks about a message: its score, and the fields for its header, lines ended by LF. Sets no deadline.
+/// Asks about a message: what is said of it, and the fields for its header, lines ended by LF. Sets no deadline.
 ///
 /// # Errors
 /// [`Trouble`] whenever spamd gives no score.
-pub async fn ask(address: &Address, message: &Message) -> Result<(Score, Vec<u8>), Trouble> {
+pub async fn ask(address: &Address, message: &Message) -> Result<(Opinion, Vec<u8>), Trouble> {
     let mut chunks = Chunks::open(message).await?;
     let mut stream = address.connect().await?;
     // Several recipients have no preferences in common.
@@ -42,7 +42,7 @@ pub async fn ask(address: &Address, message: &Message) -> Result<(Score, Vec<u8>
             break answer.len();
         }
     };
-    let Head { score, length } = Head::parse(&answer[..end])?;
+    let Head { spam, score, length } = Head::parse(&answer[..end])?;
     let mut header = answer.split_off(end);
     if length.is_some_and(|length| length > MAX_HEADER) {
         return Err(Trouble::Long(MAX_HEADER));
@@ -58,7 +58,8 @@ pub async fn ask(address: &Address, message: &Message) -> Result<(Score, Vec<u8>
             }
         }
     }
-    Ok((score, fields(&header)))
+    let action = if spam { Action::Reject } else { Action::Pass };
+    Ok((Opinion { score, action, text: None }, fields(&header)))
 }
 
 async fn read(stream: &mut dyn Connection, into: &mut Vec<u8>) -> Result<usize, Trouble> {

@@ -14,10 +14,12 @@ const MAIL: &str = "Subject: a: b\n\nhello\n";
 /// What a server does with its connection.
 #[derive(Clone, Copy)]
 enum Does {
-    /// Reads clamd's stream or spamd's request to its end, then says this.
+    /// Reads clamd's stream or a request to its end, then says this.
     Answers(&'static str),
     /// Says this at once, and closes.
     Interrupts(&'static str),
+    /// Reads a little, and says this.
+    Hastens(&'static str),
     /// Reads, and says nothing.
     Hangs,
     /// Says more than anybody reads.
@@ -39,6 +41,11 @@ async fn serve(mut stream: TcpStream, does: Does) {
     let mut read = Vec::new();
     match does {
         Does::Interrupts(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+        Does::Hastens(text) => {
+            stream.read_buf(&mut read).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            std::future::pending().await
+        }
         Does::Babbles => while stream.write_all(&[b'x'; 4096]).await.is_ok() {},
         Does::Answers(_) | Does::Hangs => {
             let mut buffer = [0; 4096];
@@ -46,6 +53,7 @@ async fn serve(mut stream: TcpStream, does: Does) {
                 let got = stream.read(&mut buffer).await.unwrap_or(0);
                 read.extend_from_slice(&buffer[..got]);
                 let done = got == 0
+                    || is_whole_post(&read)
                     || read.starts_with(b"zINSTREAM\0") && read.len() > 18 && read.ends_with(&[0; 4]);
                 match does {
                     Does::Answers(text) if done => {
@@ -60,6 +68,15 @@ async fn serve(mut stream: TcpStream, does: Does) {
     }
 }
 
+/// Whether all of a request of HTTP has come.
+fn is_whole_post(read: &[u8]) -> bool {
+    let Some(head) = memchr::memmem::find(read, b"\r\n\r\n") else { return false };
+    let fields = String::from_utf8_lossy(&read[..head]).to_ascii_lowercase();
+    let length = fields.lines().find_map(|line| line.strip_prefix("content-length: "));
+    fields.starts_with("post ")
+        && length.is_some_and(|length| read.len() - head - 4 >= length.parse().unwrap())
+}
+
 struct Host {
     home: TempDir,
     settings: Settings,
@@ -70,7 +87,7 @@ impl Host {
         let home = tempfile::tempdir().unwrap();
         let settings = Settings {
             clamd: server(clamd).await,
-            spamd: server(spamd).await,
+            spam: SpamScanner::Spamd(server(spamd).await),
             deadline: Duration::from_millis(700),
             fail_open: false,
             drop: false,
@@ -80,9 +97,17 @@ impl Host {
                 simscan: "1.4.0".into(),
                 clamav: Some("0.103".into()),
                 spam: Some("4.0".into()),
+                rspamd: Some("3.4".into()),
             },
         };
         Self { home, settings }
+    }
+
+    /// One that asks rspamd for spam.
+    async fn rspamd(does: Does) -> Self {
+        let mut host = Self::new(CLEAN, Does::Hangs).await;
+        host.settings.spam = SpamScanner::Rspamd(Rspamd { address: server(does).await, password: None });
+        host
     }
 
     fn message(&self, mail: &str, control: &str) -> Message {
@@ -98,6 +123,10 @@ impl Host {
             sender: b"Joe@a.example".to_vec(),
             recipients: vec![b"b@x.example".to_vec()],
             ip: Some("192.0.2.1".parse().unwrap()),
+            helo: Some(b"client.example".to_vec()),
+            host: Some("r.example".to_owned()),
+            user: None,
+            qp: 4711,
             relayclient: false,
             pid: 47,
             permit: None,
@@ -201,7 +230,7 @@ async fn a_scanner_in_trouble_never_makes_a_message_clean() {
         Does::Interrupts("SPAMD/1.1 0 EX_OK\r\n"),
         Does::Answers(""),
         Does::Answers("rubbish\r\n\r\n\0"),
-        Does::Answers("INSTREAM size limit exceeded. ERROR\0"),
+        Does::Answers("stream: Can't allocate memory ERROR\0"),
         Does::Answers("SPAMD/1.1 79 EX_TIMEOUT\r\n\r\n"),
         Does::Answers("SPAMD/1.1 0 EX_OK\r\nContent-length: 999\r\nSpam: False ; 1 / 5\r\n\r\nshort"),
         Does::Answers("SPAMD/1.1 0 EX_OK\r\nContent-length: 99999999\r\nSpam: False ; 1 / 5\r\n\r\n"),
@@ -227,6 +256,147 @@ async fn a_scanner_in_trouble_never_makes_a_message_clean() {
     assert!(matches!(host.scan(MAIL, control).await.verdict, Verdict::Temporary(_)));
     host.settings.clamd = Address::Unix("/nonexistent".into());
     assert!(matches!(host.scan(MAIL, control).await.verdict, Verdict::Temporary(_)));
+}
+
+#[tokio::test]
+async fn an_rspamd_in_trouble_never_makes_a_message_clean() {
+    const PASSES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 62\r\n\r\n\
+        {\"action\":\"no action\",\"score\":1.5,\"required_score\":15.0}      ";
+    assert_eq!(
+        Host::rspamd(Does::Answers(PASSES)).await.scan(MAIL, ":spam=yes").await.verdict,
+        Verdict::Pass
+    );
+    for does in [
+        Does::Hangs,
+        Does::Babbles,
+        Does::Interrupts(""),
+        Does::Interrupts("HTTP/1.1 200 OK\r\n"),
+        // Before it has seen the message.
+        Does::Interrupts(PASSES),
+        Does::Hastens(PASSES),
+        Does::Answers(""),
+        Does::Answers("rubbish\r\n\r\n"),
+        Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"action\":\"no action\",\"score\":1}"),
+        Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{}"),
+        Does::Answers("HTTP/1.1 200 OK\r\nContent-Length: 33\r\n\r\n{\"action\":\"other one\",\"score\":1}"),
+        Does::Answers(
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 34\r\n\r\n{\"action\":\"no action\",\"score\":1.5}",
+        ),
+        Does::Answers("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
+    ] {
+        let mut host = Host::rspamd(does).await;
+        // Longer than the buffers of a connection.
+        let mail = format!("{MAIL}{}", "x".repeat(8_000_000));
+        let scan = host.scan(&mail, ":spam=yes").await;
+        assert!(matches!(scan.verdict, Verdict::Temporary(_)), "{scan:?}");
+        host.settings.fail_open = true;
+        let scan = host.scan(&mail, ":spam=yes").await;
+        assert_eq!(scan.verdict, Verdict::Pass);
+        assert!(scan.log[0].starts_with("simscan:[47]: warning: rspamd: "), "{scan:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_rspamd_without_end_is_given_up() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while stream.write_all(&[b' '; 4096]).await.is_ok() {}
+        });
+        Address::Tcp(address)
+    };
+    let mut host = Host::new(CLEAN, HAM).await;
+    host.settings.deadline = Duration::from_secs(60);
+    host.settings.spam = SpamScanner::Rspamd(Rspamd { address, password: None });
+    let scan = host.scan(MAIL, ":spam=yes").await;
+    assert_eq!(
+        scan.verdict,
+        Verdict::Temporary("rspamd: answer too long; allowed: 1048576 bytes".to_owned())
+    );
+}
+
+/// What a server on a socket hears of the first message.
+async fn heard_by_rspamd(host: &mut Host, password: Option<PathBuf>, message: Message) -> (Scan, String) {
+    let path = host.home.path().join("rspamd.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    host.settings.spam = SpamScanner::Rspamd(Rspamd { address: Address::Unix(path), password });
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !is_whole_post(&read) {
+            stream.read_buf(&mut read).await.unwrap();
+        }
+        let answer = "{\"action\":\"add header\",\"score\":7,\"required_score\":15,\"symbols\":{\"A\":{}}}";
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(read).unwrap()
+    });
+    let scan = scan(&host.settings, message).await;
+    (scan, server.await.unwrap())
+}
+
+#[tokio::test]
+async fn rspamd_is_told_of_the_message_and_its_answer_is_shown() {
+    let mut host = Host::new(CLEAN, HAM).await;
+    let password = host.home.path().join("password");
+    std::fs::write(&password, "secret word \n").unwrap();
+    let message = Message { user: Some(b"joe".to_vec()), ..host.message(MAIL, ":spam=yes,spamuser=bob") };
+    let (scan, heard) = heard_by_rspamd(&mut host, Some(password), message).await;
+    let (head, body) = heard.split_once("\r\n\r\n").unwrap();
+    let mut said: Vec<_> = head.lines().map(str::to_ascii_lowercase).collect();
+    assert_eq!(said.remove(0), "post /checkv2 http/1.1");
+    said.sort();
+    let length = format!("content-length: {}", MAIL.len());
+    let expected = [
+        &length,
+        "deliver-to: bob",
+        "from: <joe@a.example>",
+        "helo: client.example",
+        "host: rspamd",
+        "hostname: r.example",
+        "ip: 192.0.2.1",
+        "password: secret word",
+        "queue-id: 4711",
+        "rcpt: <b@x.example>",
+        "user: joe",
+    ];
+    assert_eq!((said, body), (expected.map(str::to_owned).to_vec(), MAIL));
+    assert_eq!(scan.verdict, Verdict::Pass);
+    assert_eq!(
+        lines(&scan),
+        ["simscan:[47]:PASSTHRU (7.00/15.00/15.00):T:a_ b:192.0.2.1:joe@a.example:b@x.example"]
+    );
+    let header = String::from_utf8(scan.header).unwrap();
+    assert!(
+        header.ends_with(
+            "\tscanners: rspamd: 3.4\nX-Spam: Yes\nX-Spam-Flag: YES\n\
+             X-Spam-Status: Yes, score=7.00 required=15.00\n\ttests=A\n"
+        ),
+        "{header}"
+    );
+}
+
+#[tokio::test]
+async fn a_password_that_cannot_be_read_is_trouble_and_is_not_shown() {
+    let mut host = Host::rspamd(Does::Hangs).await;
+    let path = host.home.path().join("password");
+    for (text, why) in [
+        (None, "No such file or directory (os error 2)"),
+        (Some("sec\x01ret"), "allowed: one line without control characters"),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
+        let address = server(Does::Hangs).await;
+        host.settings.spam = SpamScanner::Rspamd(Rspamd { address, password: Some(path.clone()) });
+        let scan = host.scan(MAIL, ":spam=yes").await;
+        let why = format!("rspamd: password in {}: {why}", path.display());
+        assert_eq!(scan.verdict, Verdict::Temporary(why));
+    }
 }
 
 #[tokio::test]
@@ -273,13 +443,40 @@ async fn a_message_too_large_to_look_at_is_refused_for_good() {
     let mut host = Host::new(CLEAN, HAM).await;
     host.settings.mime_limit = 10;
     let scan = host.scan(MAIL, ":attach=.exe").await;
-    assert_eq!(scan.verdict, Verdict::TooLarge, "{scan:?}");
-    assert!(scan.log[0].ends_with("bytes are too many to look at; allowed: 10; refused"), "{scan:?}");
+    let expected = format!("attach: {} bytes are too many to look at; allowed: 10", MAIL.len());
+    assert_eq!(scan.verdict, Verdict::TooLarge(expected.clone()), "{scan:?}");
+    assert_eq!(scan.log, [format!("simscan:[47]: warning: {expected}; refused")]);
     assert_eq!(host.scan(MAIL, ":clam=yes").await.verdict, Verdict::Pass);
     host.settings.fail_open = true;
     let scan = host.scan(MAIL, ":attach=.exe").await;
     assert_eq!(scan.verdict, Verdict::Pass);
     assert!(scan.log[0].contains("warning"), "{scan:?}");
+}
+
+/// Nobody is asked about a message that cannot pass.
+#[tokio::test]
+async fn a_message_too_large_to_look_at_takes_nobodys_time() {
+    let mut host = Host::new(Does::Hangs, Does::Hangs).await;
+    host.settings.mime_limit = 10;
+    let scan = host.scan(MAIL, ":clam=yes,spam=yes,attach=.exe").await;
+    assert!(matches!(scan.verdict, Verdict::TooLarge(_)), "{scan:?}");
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_a_scanner_is_refused_for_good() {
+    let clamd = Host::new(Does::Interrupts("INSTREAM size limit exceeded. ERROR\0"), HAM).await;
+    let rspamd = Host::rspamd(Does::Hastens("HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")).await;
+    for (mut host, control, why) in [
+        (clamd, ":clam=yes", "clamav: clamd: INSTREAM size limit exceeded. ERROR"),
+        (rspamd, ":spam=yes", "rspamd: rspamd: 413 "),
+    ] {
+        let mail = format!("{MAIL}{}", "x".repeat(8_000_000));
+        let scan = host.scan(&mail, control).await;
+        assert_eq!(scan.verdict, Verdict::TooLarge(why.to_owned()));
+        assert_eq!(scan.log, [format!("simscan:[47]: warning: {why}; refused")]);
+        host.settings.fail_open = true;
+        assert_eq!(host.scan(&mail, control).await.verdict, Verdict::Pass);
+    }
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use mailtree_protocols::simscan::{clamd, spamc};
+use mailtree_protocols::simscan::{clamd, rspamd, spamc};
 
-/// Why there is no answer. All of it may be different the next time.
+/// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// No connection.
@@ -32,6 +32,14 @@ pub enum Trouble {
     /// The patterns do not compile.
     #[error("patterns: {0}")]
     Patterns(String),
+    /// The password for rspamd cannot be read.
+    #[error("password in {path}: {error}")]
+    Password {
+        /// The file.
+        path: String,
+        /// Why not.
+        error: String,
+    },
     /// An answer longer than any is.
     #[error("answer too long; allowed: {0} bytes")]
     Long(usize),
@@ -41,12 +49,25 @@ pub enum Trouble {
     /// spamd answers with an error, or rubbish.
     #[error(transparent)]
     Spamd(#[from] spamc::Error),
+    /// rspamd answers with an error, or rubbish.
+    #[error(transparent)]
+    Rspamd(#[from] rspamd::Error),
     /// No answer in time.
     #[error("no answer in time")]
     Deadline,
 }
 
 impl Trouble {
+    /// Whether the message is too large for the scanner: the next time too. All else may be different then.
+    pub(super) const fn is_large(&self) -> bool {
+        matches!(
+            self,
+            Self::Large { .. }
+                | Self::Clamd(clamd::Error::TooLarge(_))
+                | Self::Rspamd(rspamd::Error::TooLarge(_))
+        )
+    }
+
     pub(super) fn lost(error: io::Error) -> Self {
         Self::Lost(error.to_string())
     }

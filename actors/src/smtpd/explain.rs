@@ -302,6 +302,9 @@ fn explain_filters(controls: &control::Smtpd, client: &Client, policy: &Policy) 
     };
     let size = match policy.databytes {
         0 => "no limit".to_owned(),
+        bytes if bytes != policy::databytes(controls, client) => {
+            format!("{bytes} bytes: simscan looks at every message and at no larger one")
+        }
         bytes => format!("{bytes} bytes"),
     };
     let queue = match QmailQueue::of(client.variables.get("QMAILQUEUE")) {

@@ -180,6 +180,10 @@ impl Talk {
             sender: transaction.reverse_path.clone(),
             recipients: transaction.forward_paths.clone(),
             ip: Some(self.client.ip()),
+            helo: self.session.helo().map(<[u8]>::to_vec),
+            host: self.client.host().map(str::to_owned),
+            user: self.session.user().map(<[u8]>::to_vec),
+            qp: reception.qp(),
             relayclient: self.relays(),
             pid: self.connection.end.pid(),
             options,
@@ -200,7 +204,8 @@ impl Talk {
                 }
             }
             Verdict::Reject(_, text) => Err(Refusal::permanent(7, 1, text)),
-            Verdict::TooLarge => Err(Refusal::too_large_to_scan()),
+            Verdict::TooLarge(_) => Err(Refusal::too_large_to_scan()),
+            Verdict::Defer(text) => Err(Refusal::temporary(7, 1, text)),
             Verdict::Temporary(_) => Err(Refusal::qq_temporarily_rejected()),
             // The client hears what it wants to hear, and nobody gets the message.
             Verdict::Drop(_) => Ok(Accepted { time: unix_now(), qp: reception.qp() }),

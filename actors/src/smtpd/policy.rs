@@ -6,6 +6,7 @@ use mailtree_protocols::smtp::server::Policy;
 
 use super::Smtpd;
 use super::client::Client;
+use super::message::QmailQueue;
 use crate::clock::unix_now;
 
 /// The policy for `client`, whose session has the number `pid`.
@@ -18,7 +19,7 @@ pub(super) fn policy(
 ) -> Policy {
     Policy {
         greeting: controls.greeting.clone(),
-        databytes: client.number("DATABYTES").unwrap_or(controls.databytes),
+        databytes: size_limit(smtpd, controls, client),
         recipients: smtpd.recipients,
         brtlimit: brtlimit(controls, client),
         localiphost: Some((client.local.ip().to_canonical(), controls.localiphost.clone().into_bytes())),
@@ -29,6 +30,25 @@ pub(super) fn policy(
         auth_in_clear: smtpd.auth_in_clear,
         unique: format!("{pid}.{}@{}", unix_now(), controls.me),
     }
+}
+
+/// `databytes` or DATABYTES, or less where simscan must look at every message and cannot look at a larger one. Rules that
+/// cannot be read are found bad by the message.
+fn size_limit(smtpd: &Smtpd, controls: &control::Smtpd, client: &Client) -> u64 {
+    let databytes = databytes(controls, client);
+    let scanned = QmailQueue::of(client.variables.get("QMAILQUEUE")) == QmailQueue::Simscan;
+    if !scanned || smtpd.simscan.fail_open {
+        return databytes;
+    }
+    smtpd
+        .control
+        .simcontrol()
+        .map_or(databytes, |rules| rules.size_limit(databytes, smtpd.simscan.mime_limit))
+}
+
+/// `databytes` or DATABYTES; 0: no limit.
+pub(super) fn databytes(controls: &control::Smtpd, client: &Client) -> u64 {
+    client.number("DATABYTES").unwrap_or(controls.databytes)
 }
 
 fn brtlimit(controls: &control::Smtpd, client: &Client) -> u32 {

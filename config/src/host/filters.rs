@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -38,6 +38,12 @@ pub struct Scanners {
     /// Where spamd listens.
     #[serde(deserialize_with = "unit::text")]
     pub spamd: Scanner,
+    /// Where rspamd listens: it is asked in place of spamd. `None`: it is not.
+    #[serde(deserialize_with = "unit::optional_text")]
+    pub rspamd: Option<Scanner>,
+    /// File with the password for rspamd in its first line; relative to the home. `None`: it wants none.
+    #[serde(deserialize_with = "unit::optional_path")]
+    pub rspamd_password: Option<PathBuf>,
     /// Messages scanned at once, 1 to 1000.
     #[serde(deserialize_with = "unit::ranged::<_, _, 1, 1000>")]
     pub at_once: usize,
@@ -111,6 +117,8 @@ impl Default for Scanners {
         Self {
             clamd: Scanner::Tcp(default::CLAMD),
             spamd: Scanner::Tcp(default::SPAMD),
+            rspamd: None,
+            rspamd_password: None,
             at_once: default::SCANNERS_AT_ONCE,
             deadline: default::SCANNERS_DEADLINE,
             fail_open: false,
@@ -141,13 +149,17 @@ impl Scanners {
     pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
         add("scanners.clamd", self.clamd.to_string());
         add("scanners.spamd", self.spamd.to_string());
+        add("scanners.rspamd", self.rspamd.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string));
+        add("scanners.rspamd_password", shown_path(self.rspamd_password.as_deref()));
         add("scanners.at_once", self.at_once.to_string());
         add("scanners.deadline", shown(self.deadline));
         add("scanners.fail_open", self.fail_open.to_string());
-        let quarantine =
-            self.quarantine.as_ref().map_or_else(|| "none".to_owned(), |dir| dir.display().to_string());
-        add("scanners.quarantine", quarantine);
+        add("scanners.quarantine", shown_path(self.quarantine.as_deref()));
     }
+}
+
+fn shown_path(path: Option<&Path>) -> String {
+    path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
 impl Programs {

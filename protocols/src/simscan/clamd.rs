@@ -1,7 +1,6 @@
 //! Answers of clamd (clamd(8)) to `zINSTREAM`.
 
-/// Longest name of a virus that is passed on, in bytes.
-const MAX_NAME: usize = 200;
+use super::printable;
 
 /// Longest answer that is read, in bytes.
 pub const MAX_ANSWER: usize = 4096;
@@ -18,9 +17,12 @@ pub enum Answer {
 /// An answer that tells nothing about the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// clamd says that it failed, e.g. because the message is longer than its StreamMaxLength.
+    /// clamd says that it failed.
     #[error("clamd: {0}")]
     Failed(String),
+    /// The message is longer than its StreamMaxLength: it is so the next time too.
+    #[error("clamd: {0}")]
+    TooLarge(String),
     /// Not an answer of clamd.
     #[error("`{0}` is no answer of clamd; allowed: `stream: OK`, `stream: NAME FOUND`, `TEXT ERROR`")]
     Unknown(String),
@@ -35,6 +37,10 @@ pub fn parse(answer: &[u8]) -> Result<Answer, Error> {
     let line = answer[..end].trim_ascii();
     let shown = || printable(line);
     let Some(result) = line.strip_prefix(b"stream: ") else {
+        // session.c, server-th.c of clamd.
+        if line.starts_with(b"INSTREAM size limit exceeded") {
+            return Err(Error::TooLarge(shown()));
+        }
         return Err(if line.ends_with(b"ERROR") { Error::Failed(shown()) } else { Error::Unknown(shown()) });
     };
     match result.strip_suffix(b" FOUND") {
@@ -46,11 +52,6 @@ pub fn parse(answer: &[u8]) -> Result<Answer, Error> {
         None if result.ends_with(b"ERROR") => Err(Error::Failed(shown())),
         None => Err(Error::Unknown(shown())),
     }
-}
-
-fn printable(text: &[u8]) -> String {
-    let shown = text.iter().take(MAX_NAME);
-    shown.map(|&b| if matches!(b, b' '..=b'~') { char::from(b) } else { '?' }).collect()
 }
 
 #[cfg(test)]
@@ -72,7 +73,10 @@ mod tests {
             ),
             ("stream: a\rb\u{e9} FOUND\0", virus("a?b??")),
             ("stream: OK FOUND\0", virus("OK")),
-            ("INSTREAM size limit exceeded. ERROR\0", failed("INSTREAM size limit exceeded. ERROR")),
+            (
+                "INSTREAM size limit exceeded. ERROR\0",
+                Err(Error::TooLarge("INSTREAM size limit exceeded. ERROR".to_owned())),
+            ),
             ("stream: Can't allocate memory ERROR\0", failed("stream: Can't allocate memory ERROR")),
             ("UNKNOWN COMMAND\0", unknown("UNKNOWN COMMAND")),
             ("stream:  FOUND\0", unknown("stream:  FOUND")),

@@ -1,4 +1,4 @@
-//! Points of SpamAssassin, as fixed decimals: compared and shown without rounding errors.
+//! Points of spam scanners, as fixed decimals: compared and shown without rounding errors.
 
 use std::fmt;
 
@@ -17,6 +17,15 @@ impl Hits {
         };
         let hundredths = number(part).map(|_| number(&format!("{part}0")[..2]))??;
         Some(Self(sign * (number(whole)? * 100 + hundredths)))
+    }
+
+    /// The nearest hundredth, within the range; `None` for what is no number.
+    #[must_use]
+    pub fn nearest(number: f64) -> Option<Self> {
+        const MOST: f64 = 99_999_999.0;
+        let hundredths = (number * 100.0).round().clamp(-MOST, MOST);
+        // Within the range of an i32.
+        (!number.is_nan()).then_some(Self(hundredths as i32))
     }
 }
 
@@ -54,6 +63,16 @@ mod tests {
             ("1.-5", None),
         ] {
             assert_eq!(Hits::parse(text).map(|hits| hits.to_string()).as_deref(), shown, "{text}");
+        }
+        for (number, shown) in [
+            (12.5, Some("12.50")),
+            (-0.005, Some("-0.01")),
+            (0.29, Some("0.29")),
+            (1e9, Some("999999.99")),
+            (f64::NEG_INFINITY, Some("-999999.99")),
+            (f64::NAN, None),
+        ] {
+            assert_eq!(Hits::nearest(number).map(|hits| hits.to_string()).as_deref(), shown, "{number}");
         }
         assert!(Hits::parse("-1").unwrap() < Hits::parse("0.01").unwrap());
         assert!(Hits::parse("10.0").unwrap() > Hits::parse("9.99").unwrap());

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::hits::Hits;
-use super::spamc::Score;
+use super::opinion::Score;
 use crate::cdb::Cdb;
 
 /// Recipients in a line (MAX_RCPT_TO of simscan.c).
@@ -36,6 +36,8 @@ pub enum State {
     SpamReject,
     /// Dropped as spam.
     SpamDropped,
+    /// To come again, because the spam scanner wants it so.
+    SoftReject,
 }
 
 impl State {
@@ -53,6 +55,7 @@ impl State {
             Self::SpamPass => "SPAM PASS",
             Self::SpamReject => "SPAM REJECT",
             Self::SpamDropped => "SPAM DROPPED",
+            Self::SoftReject => "SOFT REJECT",
         }
     }
 }
@@ -125,6 +128,8 @@ pub enum Scanner {
     Clamav,
     /// SpamAssassin.
     Spam,
+    /// rspamd.
+    Rspamd,
 }
 
 impl Scanner {
@@ -136,6 +141,7 @@ impl Scanner {
             Self::Attach => "attach",
             Self::Clamav => "clamav",
             Self::Spam => "spam",
+            Self::Rspamd => "rspamd",
         }
     }
 }
@@ -149,17 +155,24 @@ pub struct Versions {
     pub clamav: Option<String>,
     /// SpamAssassin's.
     pub spam: Option<String>,
+    /// rspamd's.
+    pub rspamd: Option<String>,
 }
 
 impl Versions {
-    /// Those of clamd and SpamAssassin from the database.
+    /// Those of the others from the database.
     pub fn read<B: AsRef<[u8]>>(simscan: &str, cdb: &Cdb<B>) -> Self {
         let version = |scanner: Scanner| {
             let data = cdb.get(scanner.as_str().as_bytes())?;
             Some(safe(&String::from_utf8_lossy(&data[..data.len().min(100)])))
         };
         let simscan = simscan.to_owned();
-        Self { simscan, clamav: version(Scanner::Clamav), spam: version(Scanner::Spam) }
+        Self {
+            simscan,
+            clamav: version(Scanner::Clamav),
+            spam: version(Scanner::Spam),
+            rspamd: version(Scanner::Rspamd),
+        }
     }
 
     fn of(&self, scanner: Scanner) -> Option<&str> {
@@ -167,6 +180,7 @@ impl Versions {
             Scanner::Regex | Scanner::Attach => Some(&self.simscan),
             Scanner::Clamav => self.clamav.as_deref(),
             Scanner::Spam => self.spam.as_deref(),
+            Scanner::Rspamd => self.rspamd.as_deref(),
         }
     }
 }
@@ -200,7 +214,7 @@ mod tests {
             recipients: &recipients,
         };
         let hits = |text| Hits::parse(text).unwrap();
-        let score = Score { spam: true, hits: hits("15.3"), required: hits("5") };
+        let score = Score { hits: hits("15.3"), required: hits("5") };
         let took = Duration::from_micros(123_456);
         for (state, score, subject, expected) in [
             (

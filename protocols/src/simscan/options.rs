@@ -54,6 +54,29 @@ impl Simcontrol {
         evaluation
     }
 
+    /// Largest message in bytes that can pass, 0 for any, where `databytes` may be received (0: any) and `looked_at` be
+    /// looked at: it counts if every message is looked at, whoever sends it to whomever.
+    #[must_use]
+    pub fn size_limit(&self, databytes: u64, looked_at: u64) -> u64 {
+        if !self.looks_at_all() {
+            databytes
+        } else if databytes == 0 {
+            looked_at
+        } else {
+            databytes.min(looked_at)
+        }
+    }
+
+    /// Whether names of attachments or patterns are for everybody, and no key takes them back.
+    fn looks_at_all(&self) -> bool {
+        let Options { attach, regex, .. } = self.evaluate(b"", []).options;
+        let taken_back = |kind: fn(&Setting) -> bool| self.all_settings().any(kind);
+        !attach.is_empty()
+            && !taken_back(|setting| matches!(setting, Setting::Attach(list) if list.is_empty()))
+            || !regex.is_empty()
+                && !taken_back(|setting| matches!(setting, Setting::Regex(list) if list.is_empty()))
+    }
+
     fn apply_address(&self, address: &[u8], evaluation: &mut Evaluation) {
         let address = address.to_ascii_lowercase();
         let (local, Some(domain)) = split(&address) else { return };
@@ -180,6 +203,26 @@ mod tests {
             ),
         ] {
             assert_eq!(shown(sender, recipients), expected, "{sender} {recipients:?}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_looked_at_is_no_larger_than_what_can_be() {
+        for (control, databytes, expected) in [
+            ("", 0, 0),
+            (":clam=yes,spam=yes,attach=", 50, 50),
+            (":attach=.exe", 0, 32),
+            (":attach=.exe", 50, 32),
+            (":attach=.exe", 20, 20),
+            (":regex=x\na.example:attach=.exe:.com", 50, 32),
+            ("a.example:attach=.exe", 50, 50),
+            (":attach=.exe\na.example:clam=no,regex=", 50, 32),
+            (":attach=.exe\na.example:attach=", 50, 50),
+            (":attach=.exe,regex=x\na.example:attach=", 50, 32),
+            (":attach=.exe,regex=x\na.example:attach=\njoe@a.example:regex=", 0, 0),
+        ] {
+            let rules = Simcontrol::parse(control.as_bytes()).unwrap();
+            assert_eq!(rules.size_limit(databytes, 32), expected, "{control:?} {databytes}");
         }
     }
 

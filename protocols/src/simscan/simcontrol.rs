@@ -123,8 +123,24 @@ impl Simcontrol {
         self.settings.is_empty()
     }
 
+    /// Whether clamd is asked about any message.
+    #[must_use]
+    pub fn asks_clamd(&self) -> bool {
+        self.all_settings().any(|setting| *setting == Setting::Clam(true))
+    }
+
+    /// Whether a spam scanner is asked about any message.
+    #[must_use]
+    pub fn asks_for_spam(&self) -> bool {
+        self.all_settings().any(|setting| *setting == Setting::Spam(true))
+    }
+
     pub(super) fn settings(&self, key: &[u8]) -> Option<&[Setting]> {
         self.settings.get(key).map(Vec::as_slice)
+    }
+
+    pub(super) fn all_settings(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.values().flatten()
     }
 
     fn add(&mut self, line: usize, key: &str, data: &str) -> Result<(), Error> {

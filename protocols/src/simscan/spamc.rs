@@ -1,6 +1,11 @@
 //! The SPAMC protocol, 1.5 (spamd/PROTOCOL of SpamAssassin): a request `HEADERS` and its answer.
 
 use super::hits::Hits;
+use super::opinion::Score;
+use super::printable;
+
+/// Largest message that is shown to SpamAssassin, in bytes (simscan.c: MAX_SA_SIZE).
+pub const MAX_SIZE: u64 = 249_999;
 
 /// Longest head of an answer that is read, in bytes.
 pub const MAX_HEAD: usize = 8192;
@@ -8,21 +13,12 @@ pub const MAX_HEAD: usize = 8192;
 /// Bytes of SpamAssassin's header fields that are passed on.
 const MAX_FIELDS: usize = 16 * 1024;
 
-/// What SpamAssassin says of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Score {
-    /// It is spam.
-    pub spam: bool,
-    /// Its points.
-    pub hits: Hits,
-    /// Points from which on SpamAssassin calls a message spam.
-    pub required: Hits,
-}
-
 /// The head of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// What was found.
+    /// It is spam.
+    pub spam: bool,
+    /// Its points.
     pub score: Score,
     /// Bytes that follow; `None`: up to the end of the connection.
     pub length: Option<usize>,
@@ -68,32 +64,32 @@ impl Head {
         let shown: String = String::from_utf8_lossy(&head[..head.len().min(MAX_HEAD)]).into_owned();
         let mut lines = shown.split("\r\n");
         let status = lines.next().unwrap_or_default();
-        let unknown = |text: &str, allowed| Error::Unknown { text: printable(text), allowed };
+        let unknown = |text: &str, allowed| Error::Unknown { text: printable(text.as_bytes()), allowed };
         let mut words = status.split(' ');
         let (version, code) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if !version.starts_with("SPAMD/") || code.is_empty() || !code.bytes().all(|b| b.is_ascii_digit()) {
             return Err(unknown(status, "SPAMD/VERSION CODE TEXT"));
         }
         if code.bytes().any(|b| b != b'0') {
-            return Err(Error::Failed(printable(status)));
+            return Err(Error::Failed(printable(status.as_bytes())));
         }
-        let (mut score, mut length) = (None, None);
+        let (mut found, mut length) = (None, None);
         for line in lines {
             let Some((name, value)) = line.split_once(':') else { continue };
             if name.eq_ignore_ascii_case("Spam") {
                 let allowed = "Spam: True|False|Yes|No ; HITS / REQUIRED";
-                score = Some(self::score(value).ok_or_else(|| unknown(line, allowed))?);
+                found = Some(self::found(value).ok_or_else(|| unknown(line, allowed))?);
             } else if name.eq_ignore_ascii_case("Content-length") {
                 length = Some(value.trim().parse().map_err(|_| unknown(line, "Content-length: NUMBER"))?);
             }
         }
-        let score = score.ok_or_else(|| unknown(status, "a line Spam: in the head"))?;
-        Ok(Self { score, length })
+        let (spam, score) = found.ok_or_else(|| unknown(status, "a line Spam: in the head"))?;
+        Ok(Self { spam, score, length })
     }
 }
 
 /// `True ; 15.0 / 5.0`
-fn score(value: &str) -> Option<Score> {
+fn found(value: &str) -> Option<(bool, Score)> {
     let (word, numbers) = value.split_once(';')?;
     let (hits, required) = numbers.split_once('/')?;
     let word = word.trim().to_ascii_lowercase();
@@ -102,7 +98,7 @@ fn score(value: &str) -> Option<Score> {
         "false" | "no" => false,
         _ => return None,
     };
-    Some(Score { spam, hits: Hits::parse(hits.trim())?, required: Hits::parse(required.trim())? })
+    Some((spam, Score { hits: Hits::parse(hits.trim())?, required: Hits::parse(required.trim())? }))
 }
 
 /// The fields `X-Spam-…` of a header, with LF line ends: what SpamAssassin has added. At most 16 KiB, whole fields.
@@ -132,10 +128,6 @@ pub fn fields(header: &[u8]) -> Vec<u8> {
     fields
 }
 
-fn printable(text: &str) -> String {
-    text.chars().take(200).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,8 +145,8 @@ mod tests {
     #[test]
     fn heads() {
         let shown = |head: &str| match Head::parse(head.as_bytes()) {
-            Ok(Head { score, length }) => {
-                format!("{} {} {} {length:?}", score.spam, score.hits, score.required)
+            Ok(Head { spam, score, length }) => {
+                format!("{spam} {} {} {length:?}", score.hits, score.required)
             }
             Err(Error::Failed(text)) => format!("failed: {text}"),
             Err(Error::Unknown { text, .. }) => format!("unknown: {text}"),

@@ -11,7 +11,7 @@ use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
 use mailtree_actors::service::StartError;
-use mailtree_actors::simscan;
+use mailtree_actors::simscan::{self, Rspamd, SpamScanner};
 use mailtree_actors::smtpd::{self, Smtpd};
 use mailtree_actors::tls::Tls;
 use mailtree_actors::users::Users;
@@ -91,14 +91,21 @@ impl Front {
     }
 }
 
-fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
+/// What a host says about scanning.
+pub(crate) fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
     let address = |scanner: &Scanner| match scanner {
         Scanner::Tcp(address) => simscan::Address::Tcp(*address),
         Scanner::Unix(path) => simscan::Address::Unix(path.clone()),
     };
     simscan::Settings {
         clamd: address(&scanners.clamd),
-        spamd: address(&scanners.spamd),
+        spam: match &scanners.rspamd {
+            Some(scanner) => SpamScanner::Rspamd(Rspamd {
+                address: address(scanner),
+                password: scanners.rspamd_password.as_ref().map(|path| host.resolve(path)),
+            }),
+            None => SpamScanner::Spamd(address(&scanners.spamd)),
+        },
         deadline: scanners.deadline,
         fail_open: scanners.fail_open,
         drop: false,

@@ -514,9 +514,10 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
     // Checking passwords: threads, how many may wait, networks whose wrong passwords are not slowed down.
     // auth: (threads: 2, waiting: 100, allow: []),
 
-    // The scanners of simscan: an address or the path of a socket. fail_open: a message goes on unscanned when a scanner
+    // The scanners of simscan: an address or the path of a socket. rspamd: "127.0.0.1:11333" is asked in place of
+    // spamd; rspamd_password: file with the password it wants. fail_open: a message goes on unscanned when a scanner
     // cannot be asked, in place of 451. quarantine: directory for copies of what is refused for a virus or as spam.
-    // scanners: (clamd: "127.0.0.1:3310", spamd: "127.0.0.1:783", at_once: 8, deadline: "2m", fail_open: false, quarantine: None),
+    // scanners: (clamd: "127.0.0.1:3310", spamd: "127.0.0.1:783", rspamd: None, rspamd_password: None, at_once: 8, deadline: "2m", fail_open: false, quarantine: None),
 
     // Programs run for sessions, QMAILQUEUE and checkpassword: how many at once, for how long, with how much memory.
     // programs: (at_once: 20, deadline: "5m", memory: "512MiB"),

@@ -1,8 +1,8 @@
 //! simscan: the database of `simcontrol` says what its text says; attachments of any message are walked in bounded time;
-//! whatever clamd and spamd answer is read without harm.
+//! whatever clamd, spamd and rspamd answer is read without harm.
 //!
 //! The first byte of the input says what follows: a sender, recipients and a text, each in lines; suffixes in a
-//! line and a message; an answer of spamd; one of clamd.
+//! line and a message; an answer of spamd; one of clamd; one of rspamd.
 
 #![no_main]
 
@@ -11,17 +11,18 @@ use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::simscan::hits::Hits;
 use mailtree_protocols::simscan::regex::Patterns;
 use mailtree_protocols::simscan::simcontrol::{Simcontrol, ssattach};
-use mailtree_protocols::simscan::{attachment, clamd, log, spamc};
+use mailtree_protocols::simscan::{attachment, clamd, log, rspamd, spamc};
 
 /// Bytes of a message with its repetitions.
 const MAX_MESSAGE: usize = 512 * 1024;
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind & 3 {
+    match kind & 7 {
         0 => control(data),
         1 => attachments(data),
         2 => spamd(data),
+        4 => rspam(data),
         _ => clam(data),
     }
 });
@@ -137,6 +138,27 @@ fn clam(answer: &[u8]) {
         Ok(clamd::Answer::Virus(name)) => {
             assert!(!name.is_empty() && !name.contains(' ') && printable(&name))
         }
-        Err(clamd::Error::Failed(text) | clamd::Error::Unknown(text)) => assert!(printable(&text)),
+        Err(
+            clamd::Error::Failed(text) | clamd::Error::TooLarge(text) | clamd::Error::Unknown(text),
+        ) => assert!(printable(&text)),
+    }
+}
+
+fn rspam(answer: &[u8]) {
+    let printable = |text: &str| text.len() <= 200 && text.bytes().all(|b| matches!(b, 32..=126));
+    match rspamd::parse(200, answer) {
+        Ok(answer) => {
+            assert!(answer.opinion.text.as_ref().is_none_or(|text| !text.is_empty() && printable(text)));
+            let header = String::from_utf8(answer.header()).expect("ASCII");
+            assert!(header.len() <= 8 * 1024 && header.ends_with('\n'));
+            assert!(header.lines().all(|line| line.starts_with("X-Spam") || line.starts_with('\t')));
+            assert!(header.chars().all(|c| matches!(c, ' '..='~' | '\n' | '\t')));
+        }
+        Err(
+            rspamd::Error::Failed(text)
+            | rspamd::Error::TooLarge(text)
+            | rspamd::Error::Unknown(text)
+            | rspamd::Error::Action(text),
+        ) => assert!(printable(&text)),
     }
 }

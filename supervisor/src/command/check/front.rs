@@ -1,4 +1,4 @@
-//! What `check` looks at for SMTP: certificates, variables, rblsmtpd and its lists.
+//! What `check` looks at for SMTP: certificates, variables, rblsmtpd and its lists, simscan and its scanners.
 
 use mailtree_actors::filter::rblsmtpd;
 use mailtree_actors::tls;
@@ -12,6 +12,7 @@ use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
 use mailtree_protocols::spf::Behavior;
 
 use super::{Findings, same_records};
+use crate::boot::front;
 use crate::offline;
 
 /// Variables that are whole numbers.
@@ -43,6 +44,48 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
     }
     if !lists.is_empty() {
         test(host, lists, found);
+    }
+    scanners(host, found);
+}
+
+/// Pings the scanners that the rules of simscan name. One that does not answer is a warning: it may be down for now.
+fn scanners(host: &Host, found: &mut Findings) {
+    let given = |name: &str| {
+        host.settings().iter().any(|setting| setting.name == name && setting.origin != Origin::Default)
+    };
+    if host.scanners.rspamd.is_some() && given("scanners.spamd") {
+        found.warnings.push("scanners.spamd is not asked: scanners.rspamd is".to_owned());
+    }
+    let Ok(rules) = Control::new(&host.paths().control).simcontrol() else { return };
+    let (clam, spam) = (rules.asks_clamd(), rules.asks_for_spam());
+    if !(clam || spam) {
+        return;
+    }
+    let settings = front::scanners(&host.scanners, host);
+    let spam_scanner = match &host.scanners.rspamd {
+        Some(address) => ("scanners.rspamd", address.to_string()),
+        None => ("scanners.spamd", host.scanners.spamd.to_string()),
+    };
+    let asked = offline::run(host, async |_| {
+        let mut answers = Vec::new();
+        if clam {
+            answers.push((("scanners.clamd", host.scanners.clamd.to_string()), settings.probe_clamd().await));
+        }
+        if spam {
+            answers.push((spam_scanner, settings.probe_spam().await));
+        }
+        Ok(answers)
+    });
+    match asked {
+        Ok(answers) => {
+            for ((name, address), answer) in answers {
+                match answer {
+                    Ok(()) => found.tried.push(format!("{name}: {address} answers")),
+                    Err(trouble) => found.warnings.push(format!("{name}: {trouble}")),
+                }
+            }
+        }
+        Err(failure) => found.warnings.push(format!("the scanners were not tried: {failure}")),
     }
 }
 
