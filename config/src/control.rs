@@ -102,6 +102,16 @@ pub struct Send {
     pub concurrencyremote: usize,
 }
 
+/// Which domains are this host's (`locals`, `virtualdomains`), for whoever asks about an address between two readings of
+/// qmail-send.
+#[derive(Debug, Clone)]
+pub struct Domestic {
+    /// Domains delivered locally under their own names.
+    pub locals: Domains,
+    /// Domains delivered locally under prepended names.
+    pub virtualdomains: VirtualDomains,
+}
+
 /// What qmail-remote reads.
 #[derive(Debug, Clone)]
 pub struct Remote {
@@ -123,7 +133,7 @@ pub struct Control {
     smtpd: Mutex<Option<Kept<Smtpd>>>,
     remote: Mutex<Option<Kept<Remote>>>,
     simcontrol: Mutex<Option<Kept<Simcontrol>>>,
-    virtualdomains: Mutex<Option<Kept<VirtualDomains>>>,
+    domestic: Mutex<Option<Kept<Domestic>>>,
 }
 
 /// What was read, and from which versions of the files. A bad file stays bad until it is changed.
@@ -143,7 +153,7 @@ impl Control {
             smtpd: Mutex::new(None),
             remote: Mutex::new(None),
             simcontrol: Mutex::new(None),
-            virtualdomains: Mutex::new(None),
+            domestic: Mutex::new(None),
         }
     }
 
@@ -167,9 +177,9 @@ impl Control {
         self.current(&self.simcontrol, simcontrol)
     }
 
-    /// The virtual domains as the file is now: those that have users of their own are in it.
-    pub fn virtualdomains(&self) -> Result<Arc<VirtualDomains>, Error> {
-        self.current(&self.virtualdomains, virtualdomains)
+    /// The domains of this host, as the files are now.
+    pub fn domestic(&self) -> Result<Arc<Domestic>, Error> {
+        self.current(&self.domestic, domestic)
     }
 
     /// What qmail-send reads.
@@ -311,6 +321,15 @@ fn virtualdomains(reading: &mut Reading<'_>) -> VirtualDomains {
     virtualdomains
 }
 
+fn domestic(reading: &mut Reading<'_>) -> Domestic {
+    let locals = reading.entries("locals").unwrap_or_else(|| {
+        let me = reading.me();
+        reading.set("locals", me.clone(), Origin::Me);
+        [&me].into_iter().collect()
+    });
+    Domestic { locals, virtualdomains: virtualdomains(reading) }
+}
+
 fn spfbehavior(reading: &mut Reading<'_>) -> Behavior {
     let number = reading.whole("spfbehavior", default::SPFBEHAVIOR, 0, 6);
     number.to_string().parse().unwrap_or_default()
@@ -374,13 +393,10 @@ fn ssattach(reading: &mut Reading<'_>) -> Simcontrol {
 
 fn send(reading: &mut Reading<'_>) -> Send {
     let me = reading.me();
-    let locals = reading.entries("locals").unwrap_or_else(|| {
-        reading.set("locals", me.clone(), Origin::Me);
-        [&me].into_iter().collect()
-    });
+    let Domestic { locals, virtualdomains } = domestic(reading);
     Send {
         locals,
-        virtualdomains: virtualdomains(reading),
+        virtualdomains,
         percenthack: reading.entries_or_none("percenthack"),
         envnoathost: reading.text("envnoathost", Missing::Me, Kind::Name),
         bouncefrom: reading.text("bouncefrom", Missing::Value(default::BOUNCEFROM), Kind::Name),
