@@ -46,9 +46,9 @@ impl Front {
         let controls = Arc::new(Control::new(&paths.control));
         Self {
             users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"), paths.alias)),
+            tls: Tls::new(Arc::clone(&controls)),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
-            tls: Tls::new(paths.control),
             queue,
             pool,
             mounts: Mounts::default(),
