@@ -128,6 +128,7 @@ fn versions(control: &Path) -> Versions {
 
 /// Asks every list of a service whether it works (RFC 5782 5), and logs what it says.
 pub(crate) async fn test_lists(smtpd: Arc<Smtpd>) {
+    smtpd.rblsmtpd.options.sources.iter().for_each(rblsmtpd::known);
     for source in &smtpd.rblsmtpd.options.sources {
         let verdict = rblsmtpd::test(source, &smtpd.resolver).await;
         let (service, base) = (&smtpd.service, source.shown());
