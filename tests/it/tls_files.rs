@@ -155,6 +155,11 @@ mod needs_openssl {
         let left = gauge(&host, "not_after_timestamp_seconds") - seconds();
         assert!((12.9 * 86_400.0..13.1 * 86_400.0).contains(&left), "{left}");
         assert!(gauge(&host, "not_before_timestamp_seconds") <= seconds());
+        let begin = std::time::Instant::now();
+        wait_until("a few looks at the files", PATIENCE, || {
+            shown(host.address().get(), None);
+            begin.elapsed().as_secs_f64() > 2.5
+        });
         let (certificate, key) = workshop.pair("mx.test", 100);
         replace(&file, &(certificate + &key));
         wait_until("the gauges of the new certificate", PATIENCE, || {

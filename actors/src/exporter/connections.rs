@@ -33,11 +33,13 @@ pub(super) struct Connections {
     listener: TcpListener,
     all: Arc<Semaphore>,
     per_address: PerAddress,
+    longest: Duration,
 }
 
 impl Connections {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, all: Arc::new(Semaphore::new(MAX)), per_address: PerAddress::default() }
+        let (all, per_address) = (Arc::new(Semaphore::new(MAX)), PerAddress::default());
+        Self { listener, all, per_address, longest: LONGEST }
     }
 }
 
@@ -60,7 +62,7 @@ impl Listener for Connections {
             let verdict = if address.is_some() { "ok" } else { "per-ip" };
             metrics::counter!("mailtree_metrics_connections_total", "verdict" => verdict).increment(1);
             if let Some(address) = address {
-                let over = Box::pin(tokio::time::sleep(LONGEST));
+                let over = Box::pin(tokio::time::sleep(self.longest));
                 return (Connection { stream, over, _permit: permit, _address: address }, peer);
             }
         }
@@ -162,11 +164,13 @@ mod tests {
         assert_eq!(peer.ip().to_string(), "127.0.0.9");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_end_comes_to_who_waits() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut connection, _) = Connections::new(listener).accept().await;
+        let mut connections =
+            Connections { longest: Duration::from_millis(20), ..Connections::new(listener) };
+        let (mut connection, _) = connections.accept().await;
         let error = connection.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(client);
