@@ -138,7 +138,7 @@ impl Pool {
         });
         if device.is_closed(now) || device.is_stuck(key.person, now) || device.waiting.len() >= WAITING {
             drop(state);
-            metrics::counter!("mailtree_pool_refused_total").increment(1);
+            metrics::counter!("mailtree_pool_refused_jobs_total").increment(1);
             drop(work);
             return;
         }
@@ -219,12 +219,12 @@ impl Pool {
             }
             state.devices.retain(|_, device| !device.waiting.is_empty() || !device.running.is_empty());
             state.stuck = stuck;
-            metrics::gauge!("mailtree_pool_stuck").set(stuck as f64);
+            metrics::gauge!("mailtree_pool_stuck_threads").set(stuck as f64);
             self.thread(&mut state);
             drop(state);
             self.0.work.notify_all();
             if !refused.is_empty() {
-                metrics::counter!("mailtree_pool_refused_total").increment(refused.len() as u64);
+                metrics::counter!("mailtree_pool_refused_jobs_total").increment(refused.len() as u64);
             }
             drop(refused);
         }

@@ -259,7 +259,7 @@ impl Users {
 }
 
 fn count(result: &'static str) {
-    metrics::counter!("mailtree_auth_total", "result" => result).increment(1);
+    metrics::counter!("mailtree_auth_attempts_total", "result" => result).increment(1);
 }
 
 /// An attempt that has not come to its end.

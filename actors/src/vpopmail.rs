@@ -1,5 +1,5 @@
-//! vpopmail's domains and users as the files say it now: users/cdb, vpasswd.cdb, `.qmail` files, Maildirs. Reads files,
-//! changes nothing.
+//! vpopmail's domains and users as the files say it now: users/cdb, vpasswd.cdb, `.qmail` files, Maildirs; and who controls
+//! any other address of this host. Reads files, changes nothing.
 
 mod vpasswd;
 
@@ -7,17 +7,22 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mailtree_config::control::Control;
-use mailtree_protocols::assign;
+use mailtree_protocols::assign::{self, Controlled};
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
+use mailtree_protocols::domains::Domains;
+use mailtree_protocols::dotqmail::{self, Instruction};
 use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
+use mailtree_protocols::queue::Channel;
+use mailtree_protocols::route::route;
 use mailtree_protocols::vpasswd::{Entry, lookup};
 
-use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular};
+use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular, open_with_metadata};
 use vpasswd::Vpasswd;
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
@@ -28,15 +33,16 @@ const MAX_MESSAGES: usize = 100_000;
 pub struct Vpopmail {
     control: Arc<Control>,
     users_cdb: PathBuf,
+    alias: PathBuf,
     files: CdbFiles,
     vpasswd: Vpasswd,
 }
 
 impl Vpopmail {
-    /// The domains that are in `virtualdomains` and that `users_cdb` names.
+    /// The domains that are in `virtualdomains` and that `users_cdb` names; `alias` is the home of the user alias.
     #[must_use]
-    pub fn new(control: Arc<Control>, users_cdb: PathBuf) -> Self {
-        Self { control, users_cdb, files: CdbFiles::default(), vpasswd: Vpasswd::default() }
+    pub fn new(control: Arc<Control>, users_cdb: PathBuf, alias: PathBuf) -> Self {
+        Self { control, users_cdb, alias, files: CdbFiles::default(), vpasswd: Vpasswd::default() }
     }
 
     /// The virtual domain of this name; none if it is not virtual.
@@ -44,19 +50,73 @@ impl Vpopmail {
     /// # Errors
     /// When users/cdb cannot be read or is damaged.
     pub fn domain(&self, name: &[u8]) -> io::Result<Option<Domain>> {
-        if !self.control.virtualdomains().map_err(io::Error::other)?.has_users(name) {
+        let domestic = self.control.domestic().map_err(io::Error::other)?;
+        if !domestic.virtualdomains.has_users(name) {
             return Ok(None);
         }
-        let Some(users) = self.open(&self.users_cdb)? else {
-            let missing = || format!("{}: missing; made by qmail-newu", self.users_cdb.display());
-            return if is_not_compiled(&self.users_cdb) {
-                Err(io::Error::other(missing()))
-            } else {
-                Ok(None)
-            };
-        };
+        let Some(users) = self.assigned()? else { return Ok(None) };
         let found = assign::domain(&users, name).map_err(|error| damaged(&self.users_cdb, &error))?;
         Ok(found.map(|found| Domain { name: found.user, dir: found.home }))
+    }
+
+    /// users/cdb; none where nobody is assigned.
+    fn assigned(&self) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        let users = self.open(&self.users_cdb)?;
+        if users.is_none() && is_not_compiled(&self.users_cdb) {
+            let missing = format!("{}: missing; made by qmail-newu", self.users_cdb.display());
+            return Err(io::Error::other(missing));
+        }
+        Ok(users)
+    }
+
+    /// Who controls an address, which has a domain: by `locals`, `virtualdomains` and users/cdb, else the user alias. None: it
+    /// is another host's. Accounts of the system that users/cdb does not name are not looked up.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is damaged.
+    pub fn controlled(&self, address: &[u8]) -> io::Result<Option<Controlled>> {
+        let domestic = self.control.domestic().map_err(io::Error::other)?;
+        let none = Domains::default();
+        let routed = route(address, &domestic.locals, &domestic.virtualdomains, &none, b"");
+        if routed.channel == Channel::Remote {
+            return Ok(None);
+        }
+        let local = mailtree_protocols::address::split(&routed.address).0;
+        let found = match self.assigned()? {
+            Some(users) => assign::lookup(&users, local).map_err(|error| damaged(&self.users_cdb, &error))?,
+            None => None,
+        };
+        Ok(Some(found.unwrap_or_else(|| Controlled {
+            user: b"alias".to_vec(),
+            uid: 0,
+            gid: 0,
+            home: self.alias.as_os_str().as_bytes().to_vec(),
+            dash: b"-".to_vec(),
+            ext: local.to_vec(),
+        })))
+    }
+
+    /// What a `.qmail` file of a home says; none if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a delivery would not obey it: it is being edited, too long, or everybody may write it.
+    pub fn instructions(&self, home: &Path, file: &[u8]) -> io::Result<Option<Vec<Instruction>>> {
+        let path = home.join(OsStr::from_bytes(file));
+        let (file, metadata) = match open_with_metadata(&path) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(None),
+            Err(error) => return Err(damaged(&path, &error)),
+        };
+        if metadata.permissions().mode() & 0o002 != 0 {
+            return Err(damaged(&path, &"everybody may write it"));
+        }
+        let mut text = Vec::new();
+        file.take(dotqmail::MAX_SIZE + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > dotqmail::MAX_SIZE {
+            return Err(damaged(&path, &format!("larger than {} bytes", dotqmail::MAX_SIZE)));
+        }
+        dotqmail::parse(&text).map(Some).map_err(|error| damaged(&path, &error))
     }
 
     fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
@@ -78,6 +138,22 @@ impl Vpopmail {
     pub(crate) fn user_in(&self, dir: &Path, name: &[u8]) -> io::Result<Option<Entry>> {
         let users = self.vpasswd.users(dir)?;
         lookup(&users, &name.to_ascii_lowercase()).map_err(|error| damaged(&dir.join("vpasswd.cdb"), &error))
+    }
+
+    /// The same in a home that may be no domain's: without a `vpasswd` it has no users.
+    ///
+    /// # Errors
+    /// When vpasswd.cdb cannot be read, is missing beside a `vpasswd`, or damaged.
+    pub fn user_at(&self, home: &Path, name: &[u8]) -> io::Result<Option<Entry>> {
+        let domain = Domain { name: Vec::new(), dir: home.as_os_str().as_bytes().to_vec() };
+        match self.user(&domain, name) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && !self.has_file(&domain, b"vpasswd")? =>
+            {
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     /// The beginning of the domain's `.qmail-default`; empty without the file.

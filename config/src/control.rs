@@ -104,6 +104,16 @@ pub struct Send {
     pub concurrencyremote: usize,
 }
 
+/// Which domains are this host's (`locals`, `virtualdomains`), for whoever asks about an address between two readings of
+/// qmail-send.
+#[derive(Debug, Clone)]
+pub struct Domestic {
+    /// Domains delivered locally under their own names.
+    pub locals: Domains,
+    /// Domains delivered locally under prepended names.
+    pub virtualdomains: VirtualDomains,
+}
+
 /// What qmail-remote reads.
 #[derive(Debug, Clone)]
 pub struct Remote {
@@ -125,7 +135,7 @@ pub struct Control {
     send: Kept<Send>,
     remote: Kept<Remote>,
     simcontrol: Kept<Simcontrol>,
-    virtualdomains: Kept<VirtualDomains>,
+    domestic: Kept<Domestic>,
 }
 
 /// All control files, looked through for an administrator.
@@ -148,7 +158,7 @@ impl Control {
             send: Kept::default(),
             remote: Kept::default(),
             simcontrol: Kept::default(),
-            virtualdomains: Kept::default(),
+            domestic: Kept::default(),
         }
     }
 
@@ -185,9 +195,9 @@ impl Control {
         self.simcontrol.current(&self.files, simcontrol)
     }
 
-    /// The virtual domains: those that have users of their own are in it.
-    pub fn virtualdomains(&self) -> Result<Arc<VirtualDomains>, Error> {
-        self.virtualdomains.current(&self.files, virtualdomains)
+    /// The domains of this host.
+    pub fn domestic(&self) -> Result<Arc<Domestic>, Error> {
+        self.domestic.current(&self.files, domestic)
     }
 
     /// What is wrong with the files that qmail-send and qmail-remote have read last.
@@ -198,7 +208,7 @@ impl Control {
     /// What is wrong with the files that qmail-smtpd has read last.
     pub fn problems_of_smtpd(&self) -> Vec<Problem> {
         let problems = self.smtpd.problems().into_iter().chain(self.simcontrol.problems());
-        unique(problems.chain(self.virtualdomains.problems()))
+        unique(problems.chain(self.domestic.problems()))
     }
 
     /// Connections at once of a service that has no number of its own, 1 to 65000 (tcpserver -c).
@@ -314,6 +324,15 @@ fn virtualdomains(reading: &mut Reading<'_>) -> VirtualDomains {
     virtualdomains
 }
 
+fn domestic(reading: &mut Reading<'_>) -> Domestic {
+    let locals = reading.entries("locals").unwrap_or_else(|| {
+        let me = reading.me();
+        reading.set("locals", me.clone(), Origin::Me);
+        [&me].into_iter().collect()
+    });
+    Domestic { locals, virtualdomains: virtualdomains(reading) }
+}
+
 fn spfbehavior(reading: &mut Reading<'_>) -> Behavior {
     let number = reading.whole("spfbehavior", default::SPFBEHAVIOR, 0, 6);
     number.to_string().parse().unwrap_or_default()
@@ -377,13 +396,10 @@ fn ssattach(reading: &mut Reading<'_>) -> Simcontrol {
 
 fn send(reading: &mut Reading<'_>) -> Send {
     let me = reading.me();
-    let locals = reading.entries("locals").unwrap_or_else(|| {
-        reading.set("locals", me.clone(), Origin::Me);
-        [&me].into_iter().collect()
-    });
+    let Domestic { locals, virtualdomains } = domestic(reading);
     Send {
         locals,
-        virtualdomains: virtualdomains(reading),
+        virtualdomains,
         percenthack: percenthack(reading),
         envnoathost: reading.text("envnoathost", Missing::Me, Kind::Name),
         bouncefrom: reading.text("bouncefrom", Missing::Value(default::BOUNCEFROM), Kind::Name),

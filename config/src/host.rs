@@ -20,7 +20,7 @@ use crate::place::{self, Place};
 use crate::setting::{Origin, Setting};
 use crate::unit;
 pub use filters::{Auth, Programs, Scanner, Scanners};
-pub use smtpd::{ReverseDns, Smtpd};
+pub use smtpd::{ReverseDns, SenderPolicy, Smtpd};
 
 /// The name of the file in the home.
 pub const FILE: &str = "host.ron";

@@ -1,5 +1,8 @@
 //! `.qmail` files: which one is asked, and what its lines say (qmail-local; vdelivermail for virtual domains).
 
+/// Largest `.qmail` file, in bytes.
+pub const MAX_SIZE: u64 = 256 * 1024;
+
 /// Where a local address is delivered from: the first of these files that exists, relative to the home directory.
 /// `dash` and `ext` come from users/assign; with an empty dash only `.qmail` is asked.
 #[must_use]

@@ -20,6 +20,7 @@ pub mod dotqmail;
 pub mod envelope;
 pub mod maildir;
 pub mod maildirsize;
+pub mod ownership;
 pub mod policy;
 pub mod proxy;
 pub mod qmail_queue;

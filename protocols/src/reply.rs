@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::logfield;
+
 /// Longest text of a reply in bytes: code, enhanced code, text and CRLF stay within the 512 of RFC 5321 4.5.3.1.5.
 const MAX_TEXT: usize = 480;
 
@@ -350,9 +352,18 @@ impl Refusal {
         Self::fixed(538, 7, 11, "auth not available without TLS (#5.7.11)")
     }
 
-    /// The envelope sender is not the one who authenticated.
-    pub const fn auth_not_sender() -> Self {
-        Self::fixed(503, 5, 1, "from and auth not the same (#5.5.1)")
+    /// The envelope sender is none of the addresses of who has authenticated (Postfix, reject_sender_login_mismatch). What
+    /// is too long of the name is cut.
+    pub fn sender_not_owned(user: &[u8]) -> Self {
+        let mut text = "sorry, sender address rejected: not owned by user ".to_owned();
+        logfield::push(&mut text, user, None);
+        text.push_str(" (#5.7.1)");
+        Self { code: 553, status: (7, 1), text: text.into(), always_enhanced: false }
+    }
+
+    /// Whose the envelope sender is could not be found out.
+    pub const fn sender_unknown() -> Self {
+        Self::fixed(451, 3, 0, "unable to look up whose sender address this is (#4.3.0)")
     }
 
     /// qmail-queue 11 to 40 without a text of its own: refused for good.
@@ -568,7 +579,8 @@ mod tests {
             Refusal::auth_too_many_failures(),
             Refusal::auth_required(),
             Refusal::auth_without_tls(),
-            Refusal::auth_not_sender(),
+            Refusal::sender_not_owned(b"joe@a.example"),
+            Refusal::sender_unknown(),
             Refusal::qq_permanent(),
             Refusal::qq_memory(),
             Refusal::qq_read_error(),

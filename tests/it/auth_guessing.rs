@@ -43,7 +43,7 @@ fn at_bob(n: usize) -> (String, String) {
 }
 
 fn count(host: &Host, result: &str) -> f64 {
-    host.metrics().sum("mailtree_auth_total", &[&format!("result=\"{result}\"")])
+    host.metrics().sum("mailtree_auth_attempts_total", &[&format!("result=\"{result}\"")])
 }
 
 #[test]

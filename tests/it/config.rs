@@ -160,23 +160,100 @@ fn a_port_in_use_keeps_one_service_down_and_the_rest_up() {
 }
 
 #[test]
-fn a_control_file_gone_bad_is_a_421_until_it_is_well() {
-    let host = Host::start();
+fn a_control_file_gone_bad_leaves_in_force_what_was_there_and_is_said_once() {
+    let host = Setup::new().control("databytes", "2000\n").start();
     host.smtp().greeting.expect(220);
     host.control("databytes", "lots\n");
-    let greeting = host.smtp().greeting.expect(421);
-    assert!(greeting.text().contains("unable to read controls (#4.3.0)"), "{}", greeting.text());
+    for _ in 0..3 {
+        let mut session = host.smtp();
+        session.greeting.expect(220);
+        assert!(session.ehlo().text().contains("SIZE 2000"), "the old one");
+    }
     // A directory is unreadable even for root.
     fs::remove_file(host.home().join("control/databytes")).unwrap();
     fs::create_dir(host.home().join("control/databytes")).unwrap();
-    host.smtp().greeting.expect(421);
-    fs::remove_dir(host.home().join("control/databytes")).unwrap();
     host.smtp().greeting.expect(220);
+    let tree = host.ask(&["svstat"]).stdout;
+    let smtpd = tree.lines().find(|line| line.contains(" smtpd ")).unwrap();
+    assert!(smtpd.contains("control/databytes: unable to read"), "{tree}");
+    fs::remove_dir(host.home().join("control/databytes")).unwrap();
+    host.control("databytes", "3000\n");
+    let mut session = host.smtp();
+    session.greeting.expect(220);
+    assert!(session.ehlo().text().contains("SIZE 3000"));
+    let alerts = host.log().lines().filter(|line| line.contains("databytes:1: `lots`")).count();
+    assert_eq!(alerts, 1, "{}", host.log());
+    assert!(!host.ask(&["svstat"]).stdout.contains("databytes"));
     assert!(
         host.status().iter().all(|row| row["state"] == "up" && row["restarts"] == 0),
         "{:#?}",
         host.status()
     );
+}
+
+/// What the original vadddomain leaves behind is obeyed without a word to anybody.
+#[test]
+fn a_domain_that_another_program_adds_is_obeyed_at_once() {
+    let host = Host::start();
+    host.control("rcpthosts", "mx.test\nnew.test\n");
+    host.control("virtualdomains", "mx.test:mx.test\nnew.test:mx.test\n");
+    host.send("sender@far.test", &["bob@new.test"], &letter("virtual", 300));
+    host.maildir("bob").wait(1, PATIENCE);
+    host.control("locals", "local.test\n");
+    host.control("rcpthosts", "mx.test\nlocal.test\n");
+    host.send("sender@far.test", &["mx.test-bob@local.test"], &letter("local", 300));
+    host.maildir("bob").wait(2, PATIENCE);
+}
+
+#[test]
+fn bad_virtualdomains_leave_the_old_ones_in_force() {
+    let host = Host::start();
+    host.control("virtualdomains", "mx.test:mx.test\nno colon\n");
+    wait_until("the alert", PATIENCE, || host.log().contains("control/virtualdomains:2: no colon"));
+    host.send("sender@far.test", &["bob@mx.test"], &letter("old", 300));
+    host.maildir("bob").wait(1, PATIENCE);
+    let tree = host.ask(&["svstat"]).stdout;
+    assert!(tree.lines().any(|line| line.contains(" send ") && line.contains("virtualdomains:2")), "{tree}");
+    host.control("virtualdomains", "mx.test:mx.test\n");
+    wait_until("no trouble any more", PATIENCE, || !host.ask(&["svstat"]).stdout.contains("virtualdomains"));
+}
+
+/// A line that cannot be obeyed holds its own mail, which says why.
+#[test]
+fn a_bad_route_defers_what_it_concerns_and_nothing_else() {
+    let host = Setup::new().control("smtproutes", "held.test:relay user secret\n").start();
+    host.send("bob@mx.test", &["ann@held.test"], &letter("held", 300));
+    wait_until("the deferral", PATIENCE, || host.log().contains("deferral: The_route_to_held.test_is_not_known"));
+    let tree = host.ask(&["svstat"]).stdout;
+    assert!(tree.lines().any(|line| line.contains(" send ") && line.contains("smtproutes:1")), "{tree}");
+    let queue = host.ask(&["queue", "list"]).stdout;
+    assert!(queue.contains("ann@held.test") && queue.contains("no route: ") && queue.contains("smtproutes:1"), "{queue}");
+    let check = host.run(&["check"]);
+    assert!(check.stderr.contains("warning: ") && check.stderr.contains("smtproutes:1"), "{check:#?}");
+    for text in [&tree, &queue, &check.stderr, &check.stdout, &host.log()] {
+        assert!(!text.contains("secret"), "{text}");
+    }
+    let sink = Sink::start();
+    host.control("smtproutes", &format!(":[127.0.0.1]:{}\n", sink.port()));
+    host.send("bob@mx.test", &["ann@other.test"], &letter("free", 300));
+    sink.wait(1, PATIENCE);
+    host.ask(&["queue", "retry"]);
+    sink.wait(2, PATIENCE);
+}
+
+/// The administrator's notes: stop, edit vpasswd, remove vpasswd.cdb, start. And without a stop.
+#[test]
+fn vpasswd_by_hand() {
+    let host = Host::start();
+    let dir = host.home().join("domains/mx.test");
+    let text = fs::read_to_string(dir.join("vpasswd")).unwrap();
+    let bob = text.lines().find(|line| line.starts_with("bob:")).unwrap();
+    fs::write(dir.join("vpasswd.new"), format!("{text}{}\n", bob.replacen("bob:", "robert:", 1))).unwrap();
+    fs::rename(dir.join("vpasswd.new"), dir.join("vpasswd")).unwrap();
+    fs::remove_file(dir.join("vpasswd.cdb")).unwrap();
+    host.send("sender@far.test", &["robert@mx.test"], &letter("by hand", 300));
+    host.maildir("bob").wait(1, PATIENCE);
+    host.run(&["check"]).expect(0);
 }
 
 #[test]

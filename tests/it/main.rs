@@ -36,6 +36,7 @@ mod rehearsal;
 mod relay;
 mod resolver;
 mod retry_bounce;
+mod senders;
 mod simscan;
 mod smuggling;
 mod spf;

@@ -442,7 +442,7 @@ fn without_its_scanner_a_message_is_to_come_again() {
         assert_eq!(answer(&host, "Subject: x\n\nx\n"), TEMPORARY);
         host.wait_log(&format!("simscan:[*]: warning: {trouble}; refused for now"));
         assert_eq!(host.queue_files(), Vec::<PathBuf>::new());
-        assert_eq!(host.metrics().sum("mailtree_simscan_scanners_total", &["result=\"failed\""]), 1.0);
+        assert_eq!(host.metrics().sum("mailtree_simscan_scans_total", &["result=\"failed\""]), 1.0);
     }
 }
 
@@ -700,7 +700,7 @@ mod needs_clamd {
             let metrics = host.metrics();
             for (result, count) in [("found", 2.0), ("clean", 1.0)] {
                 let labels = ["scanner=\"clamav\"", &format!("result=\"{result}\"")];
-                assert_eq!(metrics.sum("mailtree_simscan_scanners_total", &labels), count);
+                assert_eq!(metrics.sum("mailtree_simscan_scans_total", &labels), count);
             }
         }
     }

@@ -83,7 +83,7 @@ fn each_section_is_asked_in_its_turn_and_knows_the_session() {
     ];
     assert_eq!(noted.lines().collect::<Vec<_>>(), expected);
     let metrics = host.metrics();
-    assert_eq!(metrics.sum("mailtree_spp_plugins_total", &["section=\"rcpt\"", "result=\"ok\""]), 3.0);
+    assert_eq!(metrics.sum("mailtree_spp_plugin_runs_total", &["section=\"rcpt\"", "result=\"ok\""]), 3.0);
 }
 
 #[test]

@@ -113,7 +113,7 @@ mod needs_openssl {
         client.deliver("sender@mx.test", "bob@mx.test", "Subject: x\n\nx\n");
         client.say("QUIT", 221);
         assert_eq!(by(&host), format!("  by {ME} with (TLS_AES_256_GCM_SHA384 encrypted) ESMTPS"));
-        assert_eq!(host.metrics().sum("mailtree_smtpd_tls_total", &["result=\"ok\""]), 1.0);
+        assert_eq!(host.metrics().sum("mailtree_smtpd_tls_handshakes_total", &["result=\"ok\""]), 1.0);
     }
 
     #[test]

@@ -77,6 +77,101 @@ mod needs_openssl {
         assert!(host.is_up("smtpd"));
     }
 
+    /// As certbot renews: one file after the other, behind symbolic links.
+    #[test]
+    fn a_pair_of_files_is_swapped_when_both_are_new() {
+        let (setup, workshop) = (Setup::new(), Workshop::new());
+        let control = setup.home().join("control");
+        let live = |name: &str, days| {
+            let (certificate, key) = workshop.pair(name, days);
+            let [chain, private] =
+                ["fullchain.pem", "privkey.pem"].map(|end| workshop.path(&format!("{name}-{end}")));
+            fs::write(&chain, certificate).unwrap();
+            fs::write(&private, key).unwrap();
+            (chain, private)
+        };
+        let link = |to: &Path, name: &str| {
+            let new = control.join(format!("{name}.new"));
+            std::os::unix::fs::symlink(to, &new).unwrap();
+            fs::rename(new, control.join(name)).unwrap();
+        };
+        let (chain, key) = live("one.test", 30);
+        link(&chain, "servercert.pem");
+        link(&key, "serverkey.pem");
+        let host = setup.start();
+        let address = host.address().get();
+        assert_eq!(shown(address, None), "one.test");
+        let (chain, key) = live("two.test", 30);
+        link(&chain, "servercert.pem");
+        let (cert_file, key_file) = (control.join("servercert.pem"), control.join("serverkey.pem"));
+        let half = format!(
+            "alert: tls: {}: the private key in {} does not belong to the first certificate",
+            cert_file.display(),
+            key_file.display()
+        );
+        let told = || host.log_lines().iter().filter(|line| **line == half).count();
+        wait_until("the half of a pair to be told", PATIENCE, || {
+            assert_eq!(shown(address, None), "one.test");
+            told() > 0
+        });
+        assert_eq!(shown(address, None), "one.test");
+        link(&key, "serverkey.pem");
+        wait_until("the new pair", PATIENCE, || shown(address, None) == "two.test");
+        assert_eq!(told(), 1);
+        // In the same file again.
+        fs::remove_file(&cert_file).unwrap();
+        fs::remove_file(&key_file).unwrap();
+        replace(&cert_file, &workshop.host("three.test", "ec"));
+        wait_until("the certificate in one file", PATIENCE, || shown(address, None) == "three.test");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_or_is_for_another_is_told_everywhere() {
+        let (setup, workshop) = (Setup::new(), Workshop::new());
+        let gauge = |host: &Host, name: &str| {
+            let name = format!("mailtree_tls_certificate_{name}");
+            host.metrics().sum(&name, &["certificate=\"servercert.pem\""])
+        };
+        let seconds = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        let (certificate, key) = workshop.pair("other.test", 13);
+        let file = setup.home().join("control/servercert.pem");
+        setup.write();
+        let well = setup.run(&["check"]).expect(0).stdout;
+        assert!(well.ends_with("check: all is well\n"), "{well}");
+        replace(&file, &(certificate + &key));
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let ran = setup.run(&["check"]).expect(0);
+        let misnamed = "control/servercert.pem: the certificate is not for mx.test, but for: other.test";
+        let soon = "control/servercert.pem: the certificate expires at ";
+        for told in [misnamed, soon] {
+            let warning = |line: &str| line.starts_with("mailtree check: warning: ") && line.contains(told);
+            assert!(ran.stderr.lines().any(warning), "{told}: {}", ran.stderr);
+        }
+        assert!(ran.stdout.ends_with("check: 2 warnings\n"), "{}", ran.stdout);
+        let host = setup.start();
+        host.wait_log(&format!("tls: warning: *{misnamed}"));
+        host.wait_log(&format!("tls: warning: *{soon}*"));
+        assert_eq!(gauge(&host, "name_matches"), 0.0);
+        let left = gauge(&host, "not_after_timestamp_seconds") - seconds();
+        assert!((12.9 * 86_400.0..13.1 * 86_400.0).contains(&left), "{left}");
+        assert!(gauge(&host, "not_before_timestamp_seconds") <= seconds());
+        let begin = std::time::Instant::now();
+        wait_until("a few looks at the files", PATIENCE, || {
+            shown(host.address().get(), None);
+            begin.elapsed().as_secs_f64() > 2.5
+        });
+        let (certificate, key) = workshop.pair("mx.test", 100);
+        replace(&file, &(certificate + &key));
+        wait_until("the gauges of the new certificate", PATIENCE, || {
+            shown(host.address().get(), None);
+            gauge(&host, "name_matches") == 1.0
+        });
+        assert!(gauge(&host, "not_after_timestamp_seconds") - seconds() > 99.0 * 86_400.0);
+        // Nothing is told twice, though each session looks.
+        let count = |told: &str| host.log_lines().iter().filter(|line| line.contains(told)).count();
+        assert_eq!((count(misnamed), count(soon)), (1, 1), "{}", host.log_tail());
+    }
+
     #[test]
     fn check_names_bad_certificates() {
         let (setup, workshop) = (Setup::new(), Workshop::new());

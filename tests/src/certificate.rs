@@ -49,9 +49,19 @@ impl Workshop {
         self.text(&format!("{name}.crt"))
     }
 
+    /// A self-signed certificate that is valid for so many days, and its key.
+    pub fn pair(&self, name: &str, days: u32) -> (String, String) {
+        self.valid(name, "ec", &format!("/CN={name}"), days);
+        (self.text(&format!("{name}.crt")), self.text(&format!("{name}.key")))
+    }
+
     fn signed_by_itself(&self, name: &str, kind: &str, subject: &str) {
-        let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
-        let mut args = vec!["req", "-x509", "-nodes", "-days", "30", "-subj", subject, "-newkey", kind];
+        self.valid(name, kind, subject, 30);
+    }
+
+    fn valid(&self, name: &str, kind: &str, subject: &str, days: u32) {
+        let (key, certificate, days) = (format!("{name}.key"), format!("{name}.crt"), days.to_string());
+        let mut args = vec!["req", "-x509", "-nodes", "-days", &days, "-subj", subject, "-newkey", kind];
         if kind == "ec" {
             args.extend(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use crate::smtp::dial;
 
@@ -30,7 +30,11 @@ fn status_field(pid: u32, name: &str) -> u64 {
 
 /// The body of an HTTP answer with status 200.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = dial(address)?;
+    get_over(dial(address)?, path)
+}
+
+/// The same over a connection.
+pub fn get_over(mut stream: TcpStream, path: &str) -> io::Result<String> {
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

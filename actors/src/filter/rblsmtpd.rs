@@ -86,6 +86,13 @@ fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
+/// Makes the series of a list, so that they are there before its first answer.
+pub fn known(source: &Source) {
+    for result in ["listed", "not-listed", "odd", "failed"] {
+        count(source.shown(), result, 0);
+    }
+}
+
 fn note(source: &Source, answer: &Answer) {
     let base = source.shown();
     let result = match answer {
@@ -97,5 +104,10 @@ fn note(source: &Source, answer: &Answer) {
         }
         Answer::Failed => "failed",
     };
-    metrics::counter!("mailtree_rblsmtpd_answers_total", "source" => base, "result" => result).increment(1);
+    count(base, result, 1);
+}
+
+fn count(base: String, result: &'static str, more: u64) {
+    metrics::counter!("mailtree_rblsmtpd_answers_total", "source" => base, "result" => result)
+        .increment(more);
 }

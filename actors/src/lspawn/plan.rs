@@ -18,9 +18,6 @@ use super::Local;
 use crate::cdb_files::is_not_compiled;
 use crate::queue::Body;
 
-/// Largest `.qmail` file, in bytes.
-const MAX_DOTQMAIL: u64 = 256 * 1024;
-
 /// Longest account name (qmail-getpw: GETPW_USERLEN).
 const MAX_ACCOUNT: usize = 32;
 
@@ -195,13 +192,14 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
     if mode & 0o002 != 0 {
         return Err(Report::deferral("Uh-oh: .qmail file is writable. (#4.7.0)\n"));
     }
-    if meta.len() > MAX_DOTQMAIL {
+    if meta.len() > dotqmail::MAX_SIZE {
         return Err(Report::deferral(format!(
-            "Uh-oh: .qmail file is larger than {MAX_DOTQMAIL} bytes. (#4.7.0)\n"
+            "Uh-oh: .qmail file is larger than {} bytes. (#4.7.0)\n",
+            dotqmail::MAX_SIZE
         )));
     }
     let mut text = Vec::new();
-    file.take(MAX_DOTQMAIL).read_to_end(&mut text).map_err(trouble)?;
+    file.take(dotqmail::MAX_SIZE).read_to_end(&mut text).map_err(trouble)?;
     if text.is_empty() {
         return Ok(Some(None));
     }

@@ -458,6 +458,9 @@ impl State {
         set("local", waiting(|mail| &mail.local));
         set("remote", waiting(|mail| &mail.remote));
         set("bouncing", self.messages.values().filter(|mail| mail.bouncing).count());
+        let oldest = self.messages.values().map(Mail::born).min();
+        let age = oldest.map_or(0, |born| unix_now().saturating_sub(born));
+        metrics::gauge!("mailtree_queue_oldest_message_age_seconds").set(age as f64);
     }
 
     fn tick(&mut self) {

@@ -51,7 +51,8 @@ impl Queue {
             tracing::warn!("warning: unable to write out {} of {count} messages: {error}", failed.len());
         }
         metrics::histogram!("mailtree_queue_write_out_seconds").record(started.elapsed());
-        metrics::counter!("mailtree_queue_written_out_total").increment((count - failed.len()) as u64);
+        metrics::counter!("mailtree_queue_written_out_messages_total")
+            .increment((count - failed.len()) as u64);
         failed.is_empty()
     }
 

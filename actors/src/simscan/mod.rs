@@ -265,7 +265,7 @@ fn result<T, E>(found: &Result<T, E>, is_found: impl Fn(&T) -> bool) -> &'static
 fn count(scanner: Scanner, result: Option<&'static str>) {
     if let Some(result) = result {
         let scanner = scanner.as_str();
-        metrics::counter!("mailtree_simscan_scanners_total", "scanner" => scanner, "result" => result)
+        metrics::counter!("mailtree_simscan_scans_total", "scanner" => scanner, "result" => result)
             .increment(1);
     }
 }

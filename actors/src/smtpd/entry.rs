@@ -236,13 +236,13 @@ pub(super) async fn secure(connection: &mut Connection, context: Arc<Context>) -
                 tracing::info!("qmail-smtpd: pid {pid} no valid cert for gatewaying from {ip}: {why}");
             }
             connection.stream = Stream::Tls(Box::new(stream));
-            metrics::counter!("mailtree_smtpd_tls_total", "result" => "ok").increment(1);
+            metrics::counter!("mailtree_smtpd_tls_handshakes_total", "result" => "ok").increment(1);
             Ok(Secured { cipher, relay })
         }
         Err(failure) => {
             let (ip, pid) = (connection.peer.ip().to_canonical(), connection.end.pid());
             tracing::info!("qmail-smtpd: pid {pid} tls from {ip} failed: {failure}");
-            metrics::counter!("mailtree_smtpd_tls_total", "result" => "failed").increment(1);
+            metrics::counter!("mailtree_smtpd_tls_handshakes_total", "result" => "failed").increment(1);
             Err(())
         }
     }

@@ -5,7 +5,7 @@ mod mail;
 use std::net::{IpAddr, SocketAddr};
 
 use mailtree_config::control;
-use mailtree_config::host::ReverseDns;
+use mailtree_config::host::{ReverseDns, SenderPolicy};
 use mailtree_protocols::chkuser::settings::Start;
 use mailtree_protocols::rblsmtpd::decision::{Decision, from_env};
 use mailtree_protocols::rblsmtpd::source::Source;
@@ -62,6 +62,15 @@ impl Smtpd {
         }
         let policy = policy::policy(self, &controls, &client, client.is_set("SMTPS"), 0);
         lines.extend(explain_filters(&controls, &client, &policy));
+        if policy.auth.is_some() {
+            lines.push(line(
+                "sender",
+                match self.sender {
+                    SenderPolicy::Any => "any, after AUTH (sender: any)",
+                    SenderPolicy::Own => "after AUTH an address of the user's own, or none (sender: own)",
+                },
+            ));
+        }
         lines.extend(self.explain_plugins(&controls, &client).await?);
         if let Some(sender) = sender {
             // What SPF says of the sender takes the place of what it would be asked for.

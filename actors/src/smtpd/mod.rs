@@ -3,7 +3,7 @@
 //! Owns: the socket, a buffer, the message being received. Asks: resolver, users, scanners, queue. Dies when: the client
 //! goes, is silent too long, or the service stops. A session that dies leaves nothing behind that anybody relies on.
 //!
-//! [`entry`] leads a client to the greeting, [`sender`] and [`recipient`] look at the envelope, [`message`] takes the data,
+//! [`entry`] leads a client to the greeting, [`sender`], [`ownership`] and [`recipient`] look at the envelope, [`message`] takes the data,
 //! [`authenticate`] checks who the client is, and [`spp`] runs the administrator's plugins about each of these.
 
 mod authenticate;
@@ -11,6 +11,7 @@ mod client;
 mod entry;
 mod explain;
 mod message;
+mod ownership;
 mod policy;
 mod recipient;
 mod sender;
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mailtree_config::control::{self, Control};
-use mailtree_config::host::ReverseDns;
+use mailtree_config::host::{ReverseDns, SenderPolicy};
 use mailtree_protocols::badlist;
 use mailtree_protocols::queue::DEATH;
 use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
@@ -35,6 +36,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cdb_files::CdbFiles;
 use crate::permit::Permits;
+use crate::pool::{Mounts, Pool};
 use crate::program::Program;
 use crate::queue::Queue;
 use crate::resolver::Resolver;
@@ -83,6 +85,12 @@ pub struct Smtpd {
     pub auth_in_clear: bool,
     /// Whether the trace field of an authenticated client leaves out its address and names.
     pub hide_client: bool,
+    /// Whom an authenticated client may name in MAIL.
+    pub sender: SenderPolicy,
+    /// Threads for files on file systems of others.
+    pub pool: Pool,
+    /// What lies on which of them.
+    pub mounts: Mounts,
     /// The checkpassword program; none: [`Self::users`].
     pub checkpassword: Option<Program>,
     /// How messages are scanned.

@@ -1,4 +1,4 @@
-//! MAIL: who may send. In this order: plugins, the lists of bad names and senders, chkuser, SPF.
+//! MAIL: who may send. In this order: plugins, whose address it is, the lists of bad names and senders, chkuser, SPF.
 
 use std::net::IpAddr;
 
@@ -41,6 +41,9 @@ impl Talk {
         }
         let Some(transaction) = self.session.transaction() else { return Sender::Accepted };
         let (sender, smtputf8) = (transaction.reverse_path.clone(), transaction.smtputf8);
+        if let Some(refusal) = self.not_owned(&sender).await {
+            return Sender::Refused(refusal);
+        }
         if let Some(refusal) = self.bad_sender(&sender) {
             return Sender::RefusedAtRcpt(refusal);
         }

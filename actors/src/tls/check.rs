@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
-use super::files::{self, CLIENTCRL, SERVERCERT, SERVERCERTS, TLSCLIENTS};
+use mailtree_config::Control;
+
+use super::files::{self, CLIENTCRL, SERVERCERT, SERVERCERTS, SERVERKEY, TLSCLIENTS};
 use super::identity::{Certificate, Identity};
-use super::{ciphers, client, read_ciphers};
+use super::{ciphers, client, own_names, own_of, read_ciphers};
 
 /// One thing that is wrong with one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,20 +58,28 @@ pub struct Report {
 pub fn check(control: &Path, now: i64) -> Report {
     let mut report = Report::default();
     let servercert = control.join(SERVERCERT);
-    let offered = report.identity(&servercert, None, now);
-    let entries = files::entries(control).unwrap_or_else(|problem| {
-        report.problems.push(problem);
-        Vec::new()
-    });
+    let (entries, unreadable) = match files::entries(control) {
+        Ok(entries) => (entries, None),
+        Err(problem) => (Vec::new(), Some(problem)),
+    };
+    let names = own_names(&Control::new(control));
+    // Whoever asks for a name that has its own certificate does not get this one.
+    let named = |name: &str| entries.iter().find(|entry| entry.host.as_deref() == Some(name));
+    let names = if names.iter().any(|name| own_of(name, named).is_some()) { Vec::new() } else { names };
+    let offered = report.identity(&servercert, &names, now);
+    report.problems.extend(unreadable);
     for entry in &entries {
         match &entry.host {
-            Some(host) if report.identity(&entry.file, Some(host), now) => (),
+            Some(host) if report.identity(&entry.file, std::slice::from_ref(host), now) => (),
             Some(_) => report.warn(&entry.file, "no such file"),
             None => report.warn(&entry.file, "its directory is named like no host: it is ignored"),
         }
     }
-    if !offered && !entries.is_empty() {
-        report.warn(&control.join(SERVERCERTS), "of no use without servercert.pem");
+    for name in [SERVERKEY, SERVERCERTS] {
+        let path = control.join(name);
+        if !offered && path.exists() {
+            report.warn(&path, "of no use without servercert.pem");
+        }
     }
 
     match client::verifier(control, Arc::new(default_provider()), now) {
@@ -97,24 +107,21 @@ impl Report {
         self.problems.push(Problem::warning(path, text));
     }
 
-    /// Whether there is such a file.
-    fn identity(&mut self, path: &Path, host: Option<&str>, now: i64) -> bool {
-        let certificate = match Identity::read(path, &default_provider()) {
+    /// Whether there is such a file, which should be for one of `hosts`.
+    fn identity(&mut self, path: &Path, hosts: &[String], now: i64) -> bool {
+        let Identity { certificate, key_file, .. } = match Identity::read(path, &default_provider()) {
             Ok(None) => return false,
-            Ok(Some(identity)) => identity.certificate,
+            Ok(Some(identity)) => identity,
             Err(problem) => {
                 self.problems.push(problem);
                 return true;
             }
         };
         self.problems.extend(certificate.validity(now));
-        if fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
-            self.warn(path, "everybody may read this private key");
+        if fs::metadata(&key_file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
+            self.warn(&key_file, "everybody may read this private key");
         }
-        if let Some(host) = host.filter(|host| !certificate.covers(host)) {
-            let names = certificate.names.join(", ");
-            self.warn(path, &format!("the certificate is not for {host}, but for: {names}"));
-        }
+        self.problems.extend(certificate.misnamed(hosts));
         self.certificates.push(certificate);
         true
     }
@@ -233,12 +240,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_told() {
-        let table: [(&[(&str, &str)], &str); 7] = [
+        let table: [(&[(&str, &str)], &str); 8] = [
             (&[("servercert.pem/directory", "")], "! servercert.pem: not a regular file"),
             (
                 &[("servercerts/a.example/servercert.pem", "")],
                 "? servercerts: of no use without servercert.pem",
             ),
+            (&[("serverkey.pem", "")], "? serverkey.pem: of no use without servercert.pem"),
             (&[("clientca.pem", "nothing")], "! clientca.pem: no certificate of an authority"),
             (&[("clientcrl.pem", "")], "? clientcrl.pem: of no use without clientca.pem"),
             (&[("tlsclients", "")], "? tlsclients: of no use without clientca.pem"),
@@ -255,11 +263,43 @@ mod tests {
         }
     }
 
+    /// NOW is 2023-11-14.
+    #[test]
+    fn the_last_fortnight_and_a_name_of_nobody_here_are_told() {
+        let control = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        let last = authority.identity_until(&["other.example"], (2023, 11, 20));
+        write(control.path(), "servercert.pem", &last, 0o600);
+        let expires = "? servercert.pem: the certificate expires at 2023-11-20T00:00:00Z";
+        // Without a name of its own the host cannot say who it is.
+        assert_eq!(problems(control.path()), [expires]);
+        write(control.path(), "me", "mail.example.org\n", 0o644);
+        write(control.path(), "helohost", "Out.example.org\n", 0o644);
+        let misnamed = "? servercert.pem: the certificate is not for mail.example.org or out.example.org, \
+                        but for: other.example";
+        assert_eq!(problems(control.path()), [expires, misnamed]);
+        let named = "servercerts/mail.example.org/servercert.pem";
+        write(control.path(), named, &authority.identity_between(&["mail.example.org"], 2020, 2030), 0o600);
+        assert_eq!(problems(control.path()), [expires]);
+        fs::remove_dir_all(control.path().join("servercerts")).unwrap();
+        for names in ["*.example.org", "OUT.example.org"] {
+            let pem = authority.identity_until(&[names], (2024, 1, 1));
+            fs::write(control.path().join("servercert.pem"), pem).unwrap();
+            assert_eq!(problems(control.path()), [] as [&str; 0], "{names}");
+        }
+    }
+
     #[test]
     fn a_key_for_everybody_is_told() {
         let control = tempfile::tempdir().unwrap();
         let pem = Authority::new().identity_between(&["a.example"], 2020, 2030);
         write(control.path(), "servercert.pem", &pem, 0o644);
         assert_eq!(problems(control.path()), ["? servercert.pem: everybody may read this private key"]);
+        // In two files it is the key's rights that count.
+        let key = &pem[pem.find("-----BEGIN PRIVATE").unwrap()..];
+        write(control.path(), "serverkey.pem", key, 0o644);
+        assert_eq!(problems(control.path()), ["? serverkey.pem: everybody may read this private key"]);
+        fs::set_permissions(control.path().join("serverkey.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(problems(control.path()), [] as [&str; 0]);
     }
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::Problem;
 
 pub(super) const SERVERCERT: &str = "servercert.pem";
+/// The private key, if it is not in `servercert.pem`.
+pub(super) const SERVERKEY: &str = "serverkey.pem";
 pub(super) const SERVERCERTS: &str = "servercerts";
 pub(super) const CLIENTCA: &str = "clientca.pem";
 pub(super) const CLIENTCRL: &str = "clientcrl.pem";
@@ -102,9 +104,10 @@ fn host(name: &OsStr) -> Option<String> {
 
 /// The stamps of every file TLS is made of; two that are equal mean that nothing has changed.
 pub(super) fn stamps(control: &Path) -> Vec<(PathBuf, Option<Stamp>)> {
-    let single = [SERVERCERT, SERVERCERTS, CLIENTCA, CLIENTCRL, TLSCLIENTS, TLSSERVERCIPHERS];
+    let single = [SERVERCERT, SERVERKEY, SERVERCERTS, CLIENTCA, CLIENTCRL, TLSCLIENTS, TLSSERVERCIPHERS];
     let single = single.map(|name| control.join(name));
-    let named = entries(control).unwrap_or_default().into_iter().map(|entry| entry.file);
+    let named = entries(control).unwrap_or_default();
+    let named = named.into_iter().flat_map(|entry| [entry.file.with_file_name(SERVERKEY), entry.file]);
     let stamped = |path: PathBuf| {
         let stamp = stamp(&path);
         (path, stamp)
@@ -195,7 +198,15 @@ mod tests {
         fs::rename(other, control.path().join(TLSCLIENTS)).unwrap();
         let renamed = stamps(control.path());
         assert_ne!(renamed, written);
-        fs::create_dir_all(control.path().join(SERVERCERTS).join("example.org")).unwrap();
-        assert_ne!(stamps(control.path()), renamed);
+        let named = control.path().join(SERVERCERTS).join("example.org");
+        fs::create_dir_all(&named).unwrap();
+        let mut before = stamps(control.path());
+        assert_ne!(before, renamed);
+        for file in [named.join(SERVERCERT), named.join(SERVERKEY), control.path().join(SERVERKEY)] {
+            fs::write(&file, "a").unwrap();
+            let now = stamps(control.path());
+            assert_ne!(now, before, "{}", file.display());
+            before = now;
+        }
     }
 }

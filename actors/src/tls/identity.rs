@@ -1,4 +1,4 @@
-//! Who this host is: a certificate, its chain and its private key, all in one PEM file.
+//! Who this host is: a certificate, its chain and its private key, in one PEM file or the key in one beside it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,10 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Problem;
-use super::files;
+use super::files::{self, SERVERKEY};
+
+/// A certificate that ends earlier than this, in seconds, is warned of: 14 days.
+const SOON: i64 = 14 * 86_400;
 
 /// What a certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,46 +30,74 @@ pub struct Certificate {
 }
 
 /// A certificate with its private key.
+#[derive(Debug)]
 pub(super) struct Identity {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) certificate: Certificate,
+    /// The file that holds the key.
+    pub(super) key_file: PathBuf,
 }
 
 impl Identity {
     /// The identity in a file, as OpenSSL reads it: the first certificate is the host's, the others are its chain, the
-    /// first private key (PKCS#8, PKCS#1 or SEC1) is its key, wherever it stands. `None` when there is no such file.
+    /// first private key (PKCS#8, PKCS#1 or SEC1) is its key, wherever it stands. A `serverkey.pem` beside the file has the key
+    /// instead. `None` when there is no such file.
     pub(super) fn read(path: &Path, provider: &CryptoProvider) -> Result<Option<Self>, Problem> {
         let Some(pem) = files::read(path)? else { return Ok(None) };
         let bad = |text: String| Problem::error(path, text);
-        let (chain, key) = sections(&pem).map_err(bad)?;
+        let (chain, own) = sections(&pem).map_err(bad)?;
         let Some(leaf) = chain.first() else { return Err(bad("no certificate".into())) };
         let certificate = describe(path, leaf).map_err(bad)?;
-        let key = key.ok_or_else(|| bad("a certificate without a private key".into()))?;
+        let beside = path.with_file_name(SERVERKEY);
+        let (key, key_file) = match files::read(&beside)? {
+            None => (own.ok_or_else(|| bad("a certificate without a private key".into()))?, path.to_owned()),
+            Some(pem) => {
+                let (_, key) = sections(&pem).map_err(|text| Problem::error(&beside, text))?;
+                (key.ok_or_else(|| Problem::error(&beside, "no private key"))?, beside)
+            }
+        };
         let key = provider.key_provider.load_private_key(key);
-        let key = key.map_err(|error| bad(format!("unusable private key: {error}")))?;
+        let key = key.map_err(|error| Problem::error(&key_file, format!("unusable private key: {error}")))?;
         // Compared here and not by `CertifiedKey::from_der`, which looks into the certificate as a client would: what a client
         // thinks of version 1, or of an extension nobody knows, is the client's affair.
         if key.public_key().is_some_and(|own| own.as_ref() != public_key(leaf)) {
-            return Err(bad("the private key does not belong to the first certificate".into()));
+            let which = if key_file == path { String::new() } else { format!(" in {}", key_file.display()) };
+            return Err(bad(format!("the private key{which} does not belong to the first certificate")));
         }
-        Ok(Some(Self { key: Arc::new(CertifiedKey::new(chain, key)), certificate }))
+        Ok(Some(Self { key: Arc::new(CertifiedKey::new(chain, key)), certificate, key_file }))
     }
 }
 
 impl Certificate {
-    /// The problem with its validity at `now`, in seconds since 1970.
+    /// The problem with its validity at `now`, in seconds since 1970: a warning in its last 14 days, an error before it begins
+    /// and after it has ended.
     pub(super) fn validity(&self, now: i64) -> Option<Problem> {
-        let text = if now > self.not_after {
-            format!("the certificate expired at {}", time(self.not_after))
+        let problem = if now > self.not_after {
+            Problem::error(&self.path, format!("the certificate expired at {}", time(self.not_after)))
         } else if now < self.not_before {
-            format!("the certificate is not valid before {}", time(self.not_before))
+            Problem::error(
+                &self.path,
+                format!("the certificate is not valid before {}", time(self.not_before)),
+            )
+        } else if now >= self.not_after.saturating_sub(SOON) {
+            Problem::warning(&self.path, format!("the certificate expires at {}", time(self.not_after)))
         } else {
             return None;
         };
-        Some(Problem { expires: Some(self.not_after), ..Problem::error(&self.path, text) })
+        Some(Problem { expires: Some(self.not_after), ..problem })
     }
 
-    /// Whether it is for `host`, in lower case; `*.example.org` in it is for every `label.example.org`.
+    /// The problem that it is for none of `hosts`, in lower case.
+    pub(super) fn misnamed(&self, hosts: &[String]) -> Option<Problem> {
+        if hosts.is_empty() || hosts.iter().any(|host| self.covers(host)) {
+            return None;
+        }
+        let names = if self.names.is_empty() { "nobody".to_owned() } else { self.names.join(", ") };
+        let text = format!("the certificate is not for {}, but for: {names}", hosts.join(" or "));
+        Some(Problem::warning(&self.path, text))
+    }
+
+    /// Whether it is for `host`, in lower case; `*.example.org` in it is for every `label.example.org` (RFC 6125 6.4.3).
     pub(super) fn covers(&self, host: &str) -> bool {
         let above = host.split_once('.').map(|(_, above)| above);
         self.names.iter().any(|name| {
@@ -265,12 +296,50 @@ mod tests {
     }
 
     #[test]
+    fn a_key_beside_it_takes_the_place_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, two] = [(); 2].map(|()| KeyPair::generate().unwrap());
+        let params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+        let certificate = params.self_signed(&one).unwrap().pem();
+        let (path, beside) = (directory.path().join("servercert.pem"), directory.path().join(SERVERKEY));
+        let with_key = format!("{certificate}{}", one.serialize_pem());
+        let mismatch =
+            format!("the private key in {} does not belong to the first certificate", beside.display());
+        let junk = "-----BEGIN PRIVATE KEY-----\nanVuaw==\n-----END PRIVATE KEY-----\n";
+        for (pem, key, expected) in [
+            (&certificate, one.serialize_pem(), Ok(&beside)),
+            (&with_key, one.serialize_pem(), Ok(&beside)),
+            (&certificate, two.serialize_pem(), Err((&path, mismatch.as_str()))),
+            (&with_key, two.serialize_pem(), Err((&path, &mismatch))),
+            (&with_key, certificate.clone(), Err((&beside, "no private key"))),
+            (&certificate, junk.to_owned(), Err((&beside, "unusable private key: "))),
+        ] {
+            fs::write(&path, pem).unwrap();
+            fs::write(&beside, key).unwrap();
+            match (Identity::read(&path, &default_provider()), expected) {
+                (Ok(Some(found)), Ok(file)) => assert_eq!(&found.key_file, file),
+                (Err(problem), Err((file, text))) => {
+                    assert_eq!(&problem.path, file);
+                    assert!(problem.text.starts_with(text), "{problem}");
+                }
+                (found, expected) => panic!("{found:?} in place of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn validity_has_two_ends() {
         let authority = Authority::new();
         let identity = read(&authority.identity_between(&["a.example"], 2020, 2021)).unwrap().unwrap();
         let certificate = identity.certificate;
         let problem = |now| certificate.validity(now).map(|problem| problem.text);
         assert_eq!(problem(1_590_000_000), None);
+        let fortnight = 1_609_459_200 - 14 * 86_400;
+        assert_eq!(problem(fortnight - 1), None);
+        for last in [fortnight, 1_609_459_200] {
+            assert_eq!(problem(last).as_deref(), Some("the certificate expires at 2021-01-01T00:00:00Z"));
+            assert!(certificate.validity(last).unwrap().warning);
+        }
         assert_eq!(
             problem(1_577_836_799).as_deref(),
             Some("the certificate is not valid before 2020-01-01T00:00:00Z")

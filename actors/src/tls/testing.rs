@@ -48,6 +48,15 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// The same, valid from 2020 until a day: year, month, day.
+    pub(super) fn identity_until(&self, names: &[&str], (year, month, day): (i32, u8, u8)) -> String {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(year, month, day);
+        self.sign(&params)
+    }
+
     /// A client's certificate with its key: e-mail addresses in its alternative names and in its subject.
     pub(super) fn client(&self, serial: u64, alternatives: &[&str], subject: Option<&str>) -> String {
         let mut params = CertificateParams::default();

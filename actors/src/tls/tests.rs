@@ -26,7 +26,7 @@ fn write(control: &Path, name: &str, contents: &str) {
 }
 
 fn load(control: &TempDir) -> Tls {
-    Tls::new(control.path().to_owned())
+    Tls::new(Arc::new(Control::new(control.path())))
 }
 
 /// Whether a client that asks for `host` gets a certificate for it.
@@ -42,6 +42,41 @@ fn no_certificate_is_no_tls() {
     assert!(load(&control(&[("servercert.pem", "junk")])).current().is_none());
     let named = ("servercerts/a.example/servercert.pem", &*authority.identity(&["a.example"]));
     assert!(load(&control(&[named])).current().is_none());
+}
+
+/// As certbot leaves it, one file after the other.
+#[tokio::test]
+async fn a_pair_of_files_is_taken_together_or_not_at_all() {
+    let authority = Authority::new();
+    let pair = |names: &[&str]| {
+        let pem = authority.identity(names);
+        let at = pem.find("-----BEGIN PRIVATE").unwrap();
+        (pem[..at].to_owned(), pem[at..].to_owned())
+    };
+    let (certificate, key) = pair(&["one.example", "named.example"]);
+    for dir in ["", "servercerts/named.example/"] {
+        let name = |file: &str| format!("{dir}{file}");
+        let control = control(&[
+            ("servercert.pem", &authority.identity(&["other.example"])),
+            (&name("servercert.pem"), &certificate),
+            (&name("serverkey.pem"), &key),
+        ]);
+        let tls = load(&control);
+        let host = if dir.is_empty() { "one.example" } else { "named.example" };
+        assert!(serves(&tls, &authority, host).await, "{dir}");
+        let (new_certificate, new_key) = pair(&["two.example"]);
+        let (first, second) = if dir.is_empty() {
+            (("servercert.pem", new_certificate), ("serverkey.pem", new_key))
+        } else {
+            (("serverkey.pem", new_key), ("servercert.pem", new_certificate))
+        };
+        write(control.path(), &name(first.0), &first.1);
+        tls.reload();
+        assert!(serves(&tls, &authority, host).await, "{dir}: half of a pair was taken");
+        write(control.path(), &name(second.0), &second.1);
+        tls.reload();
+        assert!(!serves(&tls, &authority, host).await, "{dir}: the new pair was not taken");
+    }
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ impl Vpasswd {
         self.files
             .open(&compiled)
             .and_then(|users| users.ok_or_else(missing))
-            .map_err(|error| in_file(&compiled, &error))
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", compiled.display())))
     }
 
     /// Makes a database where there is none; waits for whoever does.

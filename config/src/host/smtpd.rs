@@ -48,6 +48,8 @@ pub struct Smtpd {
     pub auth_in_clear: bool,
     /// Whether the trace field of an authenticated client leaves out its address and names.
     pub hide_client: bool,
+    /// Whom an authenticated client may name in MAIL.
+    pub sender: SenderPolicy,
     /// A checkpassword program with its arguments; none: the users of the virtual domains.
     #[serde(deserialize_with = "unit::words")]
     pub checkpassword: Vec<String>,
@@ -75,6 +77,26 @@ impl ReverseDns {
     }
 }
 
+/// Whom an authenticated client may name in MAIL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SenderPolicy {
+    /// Anybody, as with qmail.
+    Any,
+    /// An address whose mail comes to him, or nobody (`<>`).
+    Own,
+}
+
+impl SenderPolicy {
+    /// The word for it, as in `host.ron`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Own => "own",
+        }
+    }
+}
+
 impl Default for Smtpd {
     fn default() -> Self {
         Self {
@@ -90,6 +112,7 @@ impl Default for Smtpd {
             environment: Vec::new(),
             auth_in_clear: false,
             hide_client: false,
+            sender: SenderPolicy::Any,
             checkpassword: Vec::new(),
         }
     }
@@ -117,6 +140,7 @@ impl Smtpd {
         add("environment", environment.collect::<Vec<_>>().join(", "));
         add("auth_in_clear", self.auth_in_clear.to_string());
         add("hide_client", self.hide_client.to_string());
+        add("sender", self.sender.as_str().to_owned());
         add("checkpassword", self.checkpassword.join(" "));
     }
 }

@@ -53,6 +53,13 @@ pub fn dropped(recipient: &[u8], client: IpAddr) -> String {
     about("validrcptto: drop address", recipient, "> at ") + &client.to_canonical().to_string()
 }
 
+/// `qmail-smtpd: sender: <A> is not owned by user U at IP`.
+pub fn not_owned(sender: &[u8], user: &[u8], client: IpAddr) -> String {
+    let mut line = about("sender:", sender, "> is not owned by user ");
+    logfield::push(&mut line, user, None);
+    line + " at " + &client.to_canonical().to_string()
+}
+
 fn about(what: &str, subject: &[u8], then: &str) -> String {
     let mut line = format!("qmail-smtpd: {what} <");
     logfield::push(&mut line, subject, None);
@@ -79,6 +86,10 @@ mod tests {
             ),
             (hanging_up(ip), "qmail-smtpd: badrcptto: excessive rcptto violations hanging up on 192.0.2.7"),
             (accepted(b"a@b", ip), "qmail-smtpd: validrcptto: accepted address <a@b> at 192.0.2.7"),
+            (
+                not_owned(b"a@b.example", b"j j@c.example", ip),
+                "qmail-smtpd: sender: <a@b.example> is not owned by user j?j@c.example at 192.0.2.7",
+            ),
             (dropped(b"a@b", ip), "qmail-smtpd: validrcptto: drop address <a@b> at 192.0.2.7"),
         ] {
             assert_eq!(line, expected);

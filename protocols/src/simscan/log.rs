@@ -133,6 +133,9 @@ pub enum Scanner {
 }
 
 impl Scanner {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Regex, Self::Attach, Self::Clamav, Self::Spam];
+
     /// Its key in `simversions.cdb`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -96,6 +96,10 @@ pub enum SpfResult {
 }
 
 impl SpfResult {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::None, Self::Neutral, Self::Pass, Self::Fail, Self::Softfail, Self::Temperror, Self::Permerror];
+
     /// The word of RFC 7208, lower case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

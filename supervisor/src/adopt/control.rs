@@ -9,8 +9,15 @@ use mailtree_config::{Control, Origin, Setting};
 use super::{Old, Report, shown};
 
 /// Files of TLS that are read.
-const TLS: [&str; 6] =
-    ["servercert.pem", "servercerts", "clientca.pem", "clientcrl.pem", "tlsclients", "tlsserverciphers"];
+const TLS: [&str; 7] = [
+    "servercert.pem",
+    "serverkey.pem",
+    "servercerts",
+    "clientca.pem",
+    "clientcrl.pem",
+    "tlsclients",
+    "tlsserverciphers",
+];
 
 /// By the beginning of the name.
 const NOT_YET: [(&str, &str); 33] = [

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::filter::rblsmtpd;
 use mailtree_actors::permit::Permits;
+use mailtree_actors::pool::{Mounts, Pool};
 use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
@@ -31,6 +32,8 @@ pub(crate) struct Front {
     pub(crate) tls: Tls,
     pub(crate) users: Users,
     queue: Queue,
+    pool: Pool,
+    mounts: Mounts,
     /// Messages scanned at once.
     scanning: Permits,
     /// Programs run at once.
@@ -38,15 +41,17 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(host: &Host, queue: Queue) -> Self {
+    pub(crate) fn new(host: &Host, queue: Queue, pool: Pool) -> Self {
         let paths = host.paths();
         let controls = Arc::new(Control::new(&paths.control));
         Self {
-            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"))),
+            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"), paths.alias)),
+            tls: Tls::new(Arc::clone(&controls)),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
-            tls: Tls::new(paths.control),
             queue,
+            pool,
+            mounts: Mounts::default(),
             scanning: Permits::new("scanners", host.scanners.at_once),
             programs: Permits::new("programs", host.programs.at_once),
         }
@@ -80,6 +85,9 @@ impl Front {
             environment: smtpd.environment.clone(),
             auth_in_clear: smtpd.auth_in_clear,
             hide_client: smtpd.hide_client,
+            sender: smtpd.sender,
+            pool: self.pool.clone(),
+            mounts: self.mounts.clone(),
             checkpassword,
             simscan: scanners(&host.scanners, host),
             simcontrol: Mutex::default(),
@@ -127,6 +135,7 @@ fn versions(control: &Path) -> Versions {
 
 /// Asks every list of a service whether it works (RFC 5782 5), and logs what it says.
 pub(crate) async fn test_lists(smtpd: Arc<Smtpd>) {
+    smtpd.rblsmtpd.options.sources.iter().for_each(rblsmtpd::known);
     for source in &smtpd.rblsmtpd.options.sources {
         let verdict = rblsmtpd::test(source, &smtpd.resolver).await;
         let (service, base) = (&smtpd.service, source.shown());

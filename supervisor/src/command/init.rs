@@ -482,6 +482,8 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
             // auth_in_clear: false,
             // Whether the Received field of an authenticated client leaves out its address and names.
             // hide_client: false,
+            // Whom an authenticated client may name in MAIL: any, or own (an address whose mail comes to him).
+            // sender: any,
             // A checkpassword program with its arguments; none: the users of the virtual domains.
             // checkpassword: [],
         ),
@@ -489,11 +491,13 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
         "submission": smtpd(
             listen: [{submission}],
             environment: {{"CHKUSER_START": "DOMAIN", "SMTPAUTH": "!", "FORCETLS": "1"}},
+            sender: own,
         ),
         // The same with TLS from the first byte.
         "smtps": smtpd(
             listen: [{smtps}],
             environment: {{"CHKUSER_START": "DOMAIN", "SMTPAUTH": "!", "SMTPS": "1"}},
+            sender: own,
         ),
         "metrics": metrics(listen: "{metrics}"),
     }},

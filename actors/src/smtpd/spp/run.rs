@@ -111,6 +111,6 @@ impl Talk {
 }
 
 fn count(section: Section, result: &'static str) {
-    metrics::counter!("mailtree_spp_plugins_total", "section" => section.name(), "result" => result)
+    metrics::counter!("mailtree_spp_plugin_runs_total", "section" => section.name(), "result" => result)
         .increment(1);
 }
