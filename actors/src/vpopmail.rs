@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mailtree_config::control::Control;
+use mailtree_config::regular;
 use mailtree_protocols::assign;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
 use mailtree_protocols::vpasswd::{self, Entry};
 
-use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular};
+use crate::cdb_files::{CdbFiles, is_not_compiled};
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
 const MAX_MESSAGES: usize = 100_000;
@@ -120,7 +121,7 @@ fn dir(domain: &Domain) -> &Path {
 
 /// A small file as far as `most` bytes; none if there is none.
 fn read_beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let Some(file) = regular::open(path)? else { return Ok(None) };
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
     Ok(Some(text))

@@ -1,12 +1,13 @@
 //! Reading of control files as qmail reads them (control.c), with errors where qmail is silent.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::error::Problem;
+use crate::regular;
 use crate::setting::{Origin, Setting};
 
 /// A longer control file is refused: 16 MiB.
@@ -309,19 +310,7 @@ impl<'a> Reading<'a> {
 }
 
 fn open(path: &Path, max: u64) -> io::Result<Option<(Seen, Vec<u8>)>> {
-    // Opening a FIFO would wait for a writer.
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
+    let Some((file, metadata)) = regular::open_with_metadata(path)? else { return Ok(None) };
     let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;

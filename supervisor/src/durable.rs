@@ -1,10 +1,11 @@
 //! Files that are whole or not there: written beside their place, made durable, renamed.
 
 use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use mailtree_config::regular;
 use rustix::fs::FlockOperation;
 
 use crate::failure::{Doing, Failure};
@@ -97,17 +98,11 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), Failure> {
 
 /// A whole file; `None`: there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::io("open", path, &error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(SIZE_MAX + 1).read_to_end(&mut bytes).doing("read", path)?;
-    if bytes.len() as u64 > SIZE_MAX {
+    let bytes = regular::read(path, SIZE_MAX).doing("read", path)?;
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > SIZE_MAX) {
         return Err(Failure::permanent(format!("{}: longer than {SIZE_MAX} bytes", path.display())));
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Holds a lock file until dropped; waits for whoever holds it.
@@ -118,7 +113,9 @@ pub(crate) struct Lock {
 
 impl Lock {
     pub(crate) fn take(path: &Path, owner: Owner) -> Result<Self, Failure> {
-        let file = File::options().write(true).create(true).truncate(false).open(path).doing("open", path)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false);
+        let file = regular::open_as(&mut options, path).doing("open", path)?;
         owner.give(path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(io::Error::from)

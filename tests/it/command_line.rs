@@ -364,3 +364,55 @@ mod needs_root {
         );
     }
 }
+
+#[test]
+fn no_command_waits_for_a_pipe_in_the_place_of_a_file() {
+    for file in [
+        "host.ron",
+        "control/me",
+        "control/smtproutes",
+        "tcp.smtp",
+        "tcp.smtp.cdb",
+        "users/assign",
+        "users/cdb",
+        "domains/mx.test/vpasswd",
+        "domains/mx.test/vpasswd.cdb",
+        "queue/lock/sendmutex",
+        "queue/lock/tcpto",
+        "run/lock",
+        "control/simversions.cdb",
+        "control/servercert.pem",
+    ] {
+        let setup = Setup::new();
+        setup.write();
+        let path = setup.home().join(file);
+        fs::remove_file(&path).unwrap_or(());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let ended = |command: &str| {
+            // `timeout` ends with 124.
+            let ran = sh(Some(setup.home()), &format!("timeout 20 mailtree {command}"));
+            assert_ne!(ran.code, Some(124), "{file}: {command}: {ran:#?}");
+            ran
+        };
+        let ran = ended("check");
+        if !["run/lock", "control/simversions.cdb"].contains(&file) {
+            assert!(ran.code != Some(0), "{file}: {ran:#?}");
+            let said =
+                ran.stderr.lines().any(|line| line.contains(file) && line.contains("not a regular file"));
+            assert!(said, "{file}: {ran:#?}");
+        }
+        for command in
+            ["vadduser carol@mx.test password", "qmailctl cdb", "explain rcpt bob@mx.test", "queue list"]
+        {
+            ended(command);
+        }
+        if ["host.ron", "control/me", "control/smtproutes", "queue/lock/sendmutex", "run/lock"]
+            .contains(&file)
+        {
+            let ran = ended("up");
+            assert!(ran.stderr.contains("not a regular file"), "{file}: {ran:#?}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use mailtree_actors::queue::disk::{Disk, Survey, Surveyed, each};
 use mailtree_actors::queue::has_journal;
 use mailtree_config::Host;
+use mailtree_config::regular;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::visible::visible;
@@ -225,7 +226,8 @@ fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
         _ => todo(&disk, id).map_err(|_| missing())?,
     };
     let path = disk.mess(id);
-    let mut mess = std::fs::File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+    let mess = regular::open(&path).and_then(|mess| mess.ok_or_else(|| io::ErrorKind::NotFound.into()));
+    let mut mess = mess.map_err(|error| Failure::io("open", &path, &error))?;
     let mut bytes = Vec::new();
     let failed = |error| Failure::io("read", &path, &error);
     if json {
