@@ -106,7 +106,7 @@ pub fn services(
     let host = Arc::new(host);
     let pool = Pool::default();
     let messages = Queue::new(Arc::new(disk), trigger, pool.clone(), paths.journal_id);
-    let front = Front::new(&host, messages.clone());
+    let front = Front::new(&host, messages.clone(), pool.clone());
     let shared = Shared {
         sockets: Sockets::default(),
         front,

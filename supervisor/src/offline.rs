@@ -20,15 +20,9 @@ pub(crate) fn run<T>(host: &Host, ask: impl AsyncFnOnce(&Front) -> Result<T, Fai
     let answer = runtime.block_on(async {
         let queue = host.paths().queue;
         let disk = Disk::open(&queue).doing("open", &queue)?;
-        let front = Front::new(
-            host,
-            Queue::new(
-                Arc::new(disk),
-                Trigger::new(Arc::new(|| ())),
-                Pool::default(),
-                host.paths().journal_id,
-            ),
-        );
+        let (pool, trigger) = (Pool::default(), Trigger::new(Arc::new(|| ())));
+        let queue = Queue::new(Arc::new(disk), trigger, pool.clone(), host.paths().journal_id);
+        let front = Front::new(host, queue, pool);
         let mailtree_config::host::Resolver { servers, cache, .. } = host.resolver.clone();
         let arguments = Arguments { resolver: front.resolver.clone(), servers, cache };
         let (dns, running) = Actor::spawn(None, Dns, arguments)

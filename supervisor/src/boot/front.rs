@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::filter::rblsmtpd;
 use mailtree_actors::permit::Permits;
+use mailtree_actors::pool::Pool;
 use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
@@ -39,11 +40,11 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(host: &Host, queue: Queue) -> Self {
+    pub(crate) fn new(host: &Host, queue: Queue, pool: Pool) -> Self {
         let paths = host.paths();
         let controls = Arc::new(Control::new(&paths.control));
         Self {
-            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"))),
+            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb")), pool),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
             tls: Tls::new(paths.control),
