@@ -1,6 +1,9 @@
 //! What `check` looks at for SMTP: certificates, variables, rblsmtpd and its lists.
 
-use mailtree_actors::filter::rblsmtpd;
+use std::net::{IpAddr, Ipv4Addr};
+
+use mailtree_actors::filter::{self, rblsmtpd};
+use mailtree_actors::listen::unusable;
 use mailtree_actors::tls;
 use mailtree_config::host::{Service, Smtpd};
 use mailtree_config::{Control, Host, Origin, Problem};
@@ -9,7 +12,7 @@ use mailtree_protocols::chkuser::settings::Settings;
 use mailtree_protocols::rblsmtpd::arguments::Arguments;
 use mailtree_protocols::rblsmtpd::source::Source;
 use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
-use mailtree_protocols::spf::Behavior;
+use mailtree_protocols::spf::{Behavior, Client, Options, SpfResult};
 
 use super::{Findings, same_records};
 use crate::offline;
@@ -43,6 +46,13 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
     }
     if !lists.is_empty() {
         test(host, lists, found);
+    }
+    spf(host, found);
+    percenthack(host, found);
+    for (name, service) in &host.services {
+        // Another user may start the host: no more than a warning.
+        let refused = service.listen().iter().filter_map(|address| unusable(*address));
+        found.warnings.extend(refused.map(|why| format!("services.{name}.listen: {why}")));
     }
 }
 
@@ -141,6 +151,66 @@ fn test(host: &Host, lists: Vec<(String, Source)>, found: &mut Findings) {
             }
         }
         Err(failure) => found.warnings.push(format!("the lists of rblsmtpd were not tried: {failure}")),
+    }
+}
+
+/// A domain of `percenthack` that mail is taken for sends on whatever anybody asks it to, as in qmail.
+fn percenthack(host: &Host, found: &mut Findings) {
+    let controls = Control::new(&host.paths().control);
+    // Files that cannot be read are named elsewhere.
+    let (Ok(smtpd), Ok(send)) = (controls.smtpd(), controls.send()) else { return };
+    let mut open: Vec<_> = send
+        .percenthack
+        .iter()
+        .filter(|domain| smtpd.rcpthosts.allows(domain).unwrap_or(true))
+        .map(|domain| String::from_utf8_lossy(domain).into_owned())
+        .collect();
+    open.sort();
+    found.warnings.extend(open.iter().map(|domain| {
+        format!("control/percenthack: {domain} is in rcpthosts: anybody may send to any host by user%host@{domain}")
+    }));
+}
+
+/// Tries the domains that `spfrules` and `spfguess` have asked for each sender. Without a record of theirs every sender that does
+/// not pass before becomes permerror (RFC 7208 5.2), which refuses nobody below behavior 5.
+fn spf(host: &Host, found: &mut Findings) {
+    // Files that cannot be read are named elsewhere.
+    let Ok(controls) = Control::new(&host.paths().control).smtpd() else { return };
+    let included: Vec<_> = controls.spf.included().collect();
+    if included.is_empty() {
+        return;
+    }
+    let tried = offline::run(host, async |front| {
+        let mut tried = Vec::new();
+        for (file, domain) in included {
+            let sender = format!("postmaster@{domain}");
+            // Whoever it is (RFC 5737): whether there is a record that can be followed is asked.
+            let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+            let client = Client { ip, helo: b"", sender: sender.as_bytes(), receiver: &controls.me, now: 0 };
+            let outcome = filter::spf::check(&client, &Options::default(), &front.resolver).await;
+            let why = match outcome.result {
+                SpfResult::None => Some("has no SPF record: senders become permerror".to_owned()),
+                SpfResult::Permerror => Some(format!(
+                    "has a bad SPF record: senders become permerror: {}",
+                    outcome.problem.unwrap_or_default()
+                )),
+                SpfResult::Temperror => Some("does not answer now".to_owned()),
+                _ => None,
+            };
+            tried.push((format!("control/{file}: {domain}"), why));
+        }
+        Ok(tried)
+    });
+    match tried {
+        Ok(tried) => {
+            for (what, why) in tried {
+                match why {
+                    Some(why) => found.warnings.push(format!("{what} {why}")),
+                    None => found.tried.push(format!("{what} works")),
+                }
+            }
+        }
+        Err(failure) => found.warnings.push(format!("the domains of spfrules were not tried: {failure}")),
     }
 }
 
