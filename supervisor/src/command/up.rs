@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mailtree_actors::exporter;
-use mailtree_actors::log::{Format, Lines};
+use mailtree_actors::log::{Format, Lines, log_panics};
 use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::{Disk, owner_of_send};
 use mailtree_config::Host;
@@ -100,6 +100,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     );
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
+    log_panics();
     let grace = host.grace;
     if rustix::process::geteuid().is_root() {
         tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
