@@ -172,7 +172,7 @@ fn percenthack(host: &Host, found: &mut Findings) {
 }
 
 /// Tries the domains that `spfrules` and `spfguess` have asked for each sender. Without a record of theirs every sender that does
-/// not pass before becomes permerror (RFC 7208 5.2), which refuses nobody below behavior 5.
+/// not pass before becomes permerror (RFC 7208 5.2), which refuses nobody below behavior 6.
 fn spf(host: &Host, found: &mut Findings) {
     // Files that cannot be read are named elsewhere.
     let Ok(controls) = Control::new(&host.paths().control).smtpd() else { return };
