@@ -1,15 +1,14 @@
 //! cdb files that are asked again and again: kept in memory until they change on disk.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mailtree_config::changes::{Changes, Look};
+use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
-use rustix::fs::OFlags;
 
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
@@ -19,37 +18,6 @@ const MAX_FILES: usize = 1000;
 
 /// Bytes of them; beyond that all are forgotten.
 const MAX_HELD: u64 = 512 * 1024 * 1024;
-
-/// Opens a file for reading, if there is one and it is a regular one. Whoever may write into the directory could put a
-/// FIFO there, which is neither waited for nor read.
-pub(crate) fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    Ok(open_with_metadata(path)?.map(|(file, _)| file))
-}
-
-/// The same, with what was found out about it.
-pub(crate) fn open_with_metadata(path: &Path) -> io::Result<Option<(File, Metadata)>> {
-    let open = |flags: OFlags| {
-        let flags = i32::try_from((OFlags::NONBLOCK | flags).bits()).unwrap_or(0);
-        OpenOptions::new().read(true).custom_flags(flags).open(path)
-    };
-    // A time of access would be written for each read of a file whose next attempt, its time of change, lies ahead.
-    let file = match open(OFlags::NOATIME) {
-        // Only a file's owner may ask for that.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),
-        opened => opened,
-    };
-    let file = match file {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
-    if metadata.is_file() {
-        Ok(Some((file, metadata)))
-    } else {
-        Err(io::Error::other(format!("{}: not a regular file", path.display())))
-    }
-}
 
 /// Whether `users_cdb` is missing although the `assign` beside it assigns somebody: qmail-newu has not been run, and nobody
 /// knows whom mail is for. More than the `.` of an empty one.
@@ -95,7 +63,7 @@ impl CdbFiles {
     }
 
     fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let Some((file, meta)) = open_with_metadata(path)? else { return Ok(None) };
+        let Some((file, meta)) = regular::open_with_metadata(path)? else { return Ok(None) };
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         if let Some(kept) = self.lock().get_mut(path)
             && kept.version == version

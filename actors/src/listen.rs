@@ -26,13 +26,7 @@ impl Sockets {
     /// # Errors
     /// When the address cannot be bound: temporary, for whoever has it may let it go.
     pub fn listen(&self, service: &str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-        let failed = |error: io::Error| {
-            let advice = match error.kind() {
-                io::ErrorKind::PermissionDenied => "; a port below 1024 needs root or CAP_NET_BIND_SERVICE",
-                _ => "",
-            };
-            StartError::Temporary(format!("unable to bind {address}: {error}{advice}"))
-        };
+        let failed = |error: io::Error| StartError::Temporary(refused(address, &error));
         let mut sockets = self.lock();
         let ours = sockets.entry(service.to_owned()).or_default();
         let kept = ours.iter().find(|(configured, _)| *configured == address);
@@ -70,7 +64,33 @@ impl Sockets {
     }
 }
 
+/// Why `address` cannot be bound by this process, if it cannot; that others have it now is no reason. It is not listened to.
+#[must_use]
+pub fn unusable(address: SocketAddr) -> Option<String> {
+    match bound(address) {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => Some(refused(address, &error)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn refused(address: SocketAddr, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; a port below 1024 needs root or CAP_NET_BIND_SERVICE; or listen on one above 1023"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has the address",
+        _ => "",
+    };
+    format!("unable to bind {address}: {error}{advice}")
+}
+
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bound(address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -78,6 +98,5 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }

@@ -9,10 +9,10 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use mailtree_config::regular;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_WRLCK, SEEK_SET, c_short, flock};
-use rustix::fs::OFlags;
 
 use crate::durable::Owner;
 
@@ -42,13 +42,11 @@ impl LockFile {
 }
 
 fn open(path: &Path, owner: Owner) -> io::Result<File> {
-    // What is a link or a FIFO there is neither followed nor waited for.
-    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits()).unwrap_or(0);
     let mut options = File::options();
-    options.read(true).write(true).mode(0o600).custom_flags(flags);
-    match options.open(path) {
+    options.read(true).write(true).mode(0o600);
+    match regular::open_itself(&mut options, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = options.create(true).truncate(false).open(path)?;
+            let file = regular::open_itself(options.create(true).truncate(false), path)?;
             owner.give(path)?;
             Ok(file)
         }

@@ -4,6 +4,7 @@
 //! say the same to machines. A full log never holds up mail: lines that find no place are counted and dropped.
 
 mod output;
+mod panics;
 
 use std::fmt::Write as _;
 use std::io;
@@ -20,6 +21,8 @@ use tracing_subscriber::layer::{Context, Layer};
 
 use crate::service::StartError;
 use output::Output;
+
+pub use panics::log_panics;
 
 /// Lines that may wait for the writer.
 const WAITING: usize = 16_384;

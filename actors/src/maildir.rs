@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mailtree_config::regular;
 use mailtree_protocols::journal::MaildirFile;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
@@ -148,7 +149,7 @@ pub(crate) fn restore(
     // Whoever has died may have been told of a failed sync: what the page cache says since proves nothing.
     let places = places(&maildir, name).map_err(plain)?;
     for path in &places {
-        let Some(file) = crate::cdb_files::open_regular(path).map_err(plain)? else { continue };
+        let Some(file) = regular::open(path).map_err(plain)? else { continue };
         if let Err(error) = file.sync_all() {
             return Err((error, in_maildir(&copy, file).ok()));
         }

@@ -4,9 +4,13 @@
 //! Owns: the threads, `auth.trusted`. Asks: nobody. Asked by: sessions. Dies when: a thread cannot be started. After a
 //! restart: guessing is still remembered; checks that were under way are answered on the old threads.
 
+mod lastauth;
 mod trust;
 
+use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,12 +21,13 @@ use mailtree_config::network::Network;
 use mailtree_protocols::auth::throttle::{self, Attempt, Limits, Throttle, Trusted};
 use mailtree_protocols::auth::vchkpw::{self, Login, Outcome, Service};
 use mailtree_protocols::auth::{Credentials, Proof};
-use mailtree_protocols::vpasswd::flag;
+use mailtree_protocols::vpasswd::{Entry, flag};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::clock::unix_now;
 use crate::permit::{Permit, Permits};
+use crate::pool::{Key, Mounts, Pool};
 use crate::service::StartError;
 use crate::vpopmail::Vpopmail;
 
@@ -46,6 +51,8 @@ pub struct Users {
     begin: Instant,
     /// Who was trusted before this process is known.
     restored: Arc<Once>,
+    pool: Pool,
+    mounts: Mounts,
 }
 
 /// Who asks.
@@ -74,9 +81,9 @@ pub enum Verdict {
 }
 
 impl Users {
-    /// The users of these domains. Nobody can be checked before the service runs.
+    /// The users of these domains. Nobody can be checked before the service runs. `pool` writes into users' directories.
     #[must_use]
-    pub fn new(vpopmail: Vpopmail) -> Self {
+    pub fn new(vpopmail: Vpopmail, pool: Pool) -> Self {
         Self {
             vpopmail,
             threads: Arc::default(),
@@ -84,6 +91,8 @@ impl Users {
             allow: Arc::default(),
             begin: Instant::now(),
             restored: Arc::new(Once::new()),
+            pool,
+            mounts: Mounts::default(),
         }
     }
 
@@ -100,7 +109,7 @@ impl Users {
         let users = self.clone();
         let (job, job_service, whose) = (credentials.clone(), service.clone(), login);
         let decided = self.on_a_thread(move || users.decide(&whose, &job, &job_service)).await;
-        let (outcome, relays) = match decided {
+        let (outcome, entry) = match decided {
             Some(Ok(decided)) => decided,
             Some(Err(error)) => {
                 let name = String::from_utf8_lossy(&account).escape_default().to_string();
@@ -110,6 +119,12 @@ impl Users {
             None => return Verdict::Temporary,
         };
         self.remember(&account, credentials, asker.ip, outcome == Outcome::Success);
+        let relays = entry.as_ref().is_some_and(|entry| entry.flags & flag::NO_RELAY == 0);
+        if let Some(entry) = entry
+            && outcome == Outcome::Success
+        {
+            self.note_login(&account, entry, asker.ip);
+        }
         match self.told(outcome, &service, &account, credentials, asker) {
             Verdict::Accepted { .. } => Verdict::Accepted { relays },
             other => other,
@@ -220,21 +235,35 @@ impl Users {
         verdict
     }
 
-    /// The outcome, and whether the user may relay. Blocks.
+    /// Has the login noted in the user's directory, whose file system may hang: nobody waits for it, and where it does not answer
+    /// it is left out.
+    fn note_login(&self, account: &[u8], entry: Entry, ip: IpAddr) {
+        let dir = PathBuf::from(OsString::from_vec(entry.dir));
+        let mut hasher = DefaultHasher::new();
+        account.hash(&mut hasher);
+        let key = Key { device: self.mounts.device(&dir), person: hasher.finish() };
+        let work = move || {
+            if let Err(error) = lastauth::note(&dir, ip) {
+                tracing::warn!("warning: unable to write {}/lastauth: {error}", dir.display());
+            }
+        };
+        self.pool.submit(key, Box::new(work));
+    }
+
+    /// The outcome, and the user. Blocks.
     fn decide(
         &self,
         login: &Login,
         credentials: &Credentials,
         service: &Service,
-    ) -> Result<(Outcome, bool), String> {
+    ) -> Result<(Outcome, Option<Entry>), String> {
         let entry = match self.vpopmail.domain(&login.domain).map_err(|error| error.to_string())? {
             Some(domain) => self.vpopmail.user(&domain, &login.user).map_err(|error| error.to_string())?,
             None => None,
         };
-        let relays = entry.as_ref().is_some_and(|entry| entry.flags & flag::NO_RELAY == 0);
         let outcome =
             vchkpw::decide(entry.as_ref(), credentials, service).map_err(|error| error.to_string())?;
-        Ok((outcome, relays))
+        Ok((outcome, entry))
     }
 
     async fn on_a_thread<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {

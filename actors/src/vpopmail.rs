@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mailtree_config::control::Control;
+use mailtree_config::regular;
 use mailtree_protocols::assign::{self, Controlled};
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
@@ -22,7 +23,7 @@ use mailtree_protocols::queue::Channel;
 use mailtree_protocols::route::route;
 use mailtree_protocols::vpasswd::{Entry, lookup};
 
-use crate::cdb_files::{CdbFiles, is_not_compiled, open_regular, open_with_metadata};
+use crate::cdb_files::{CdbFiles, is_not_compiled};
 use vpasswd::Vpasswd;
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
@@ -102,7 +103,7 @@ impl Vpopmail {
     /// When it cannot be read, or a delivery would not obey it: it is being edited, too long, or everybody may write it.
     pub fn instructions(&self, home: &Path, file: &[u8]) -> io::Result<Option<Vec<Instruction>>> {
         let path = home.join(OsStr::from_bytes(file));
-        let (file, metadata) = match open_with_metadata(&path) {
+        let (file, metadata) = match regular::open_with_metadata(&path) {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(None),
@@ -205,7 +206,7 @@ fn dir(domain: &Domain) -> &Path {
 
 /// A small file as far as `most` bytes; none if there is none.
 fn read_beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let Some(file) = regular::open(path)? else { return Ok(None) };
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
     Ok(Some(text))

@@ -6,7 +6,6 @@ mod filters;
 mod smtpd;
 
 use std::fmt;
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use crate::default;
 use crate::error::{Error, Problem};
 use crate::place::{self, Place};
+use crate::regular;
 use crate::setting::{Origin, Setting};
 use crate::unit;
 pub use filters::{Auth, Programs, Scanner, Scanners};
@@ -347,9 +347,8 @@ impl Host {
     /// Reads and checks `host.ron` in a home.
     pub fn load(home: &Path) -> Result<Self, Error> {
         let path = home.join(FILE);
-        let mut text = Vec::new();
-        std::fs::File::open(&path)
-            .and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut text))
+        let text = regular::read(&path, SIZE_MAX)
+            .and_then(|text| text.ok_or_else(|| rustix::io::Errno::NOENT.into()))
             .map_err(|error| Problem::unreadable(&path, &error))?;
         if text.len() as u64 > SIZE_MAX {
             return Err(

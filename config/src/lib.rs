@@ -13,6 +13,7 @@ pub mod default;
 pub mod error;
 pub mod host;
 pub mod network;
+pub mod regular;
 pub mod setting;
 
 mod place;

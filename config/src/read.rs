@@ -1,14 +1,13 @@
 //! Reading of control files as qmail reads them (control.c), with errors where qmail is silent.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
-
 use crate::error::Problem;
+use crate::regular;
 use crate::setting::{Origin, Setting};
 
 /// A longer control file is refused: 16 MiB.
@@ -98,8 +97,8 @@ impl Seen {
             return false;
         }
         let mut byte = [0];
-        let read = open_nonblocking(&self.path).and_then(|file| file.read_exact_at(&mut byte, last));
-        read.is_err() || byte != *b"\n"
+        let read = regular::open(&self.path).map(|file| file.map(|file| file.read_exact_at(&mut byte, last)));
+        !matches!(read, Ok(Some(Ok(())))) || byte != *b"\n"
     }
 }
 
@@ -418,26 +417,12 @@ fn foreign(path: &Path, bytes: &[u8]) -> Option<Problem> {
 }
 
 fn open(path: &Path, max: u64) -> io::Result<Option<(Seen, Vec<u8>)>> {
-    let file = match open_nonblocking(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let Some((file, metadata)) = regular::open_with_metadata(path)? else { return Ok(None) };
     let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
     let seen = Seen { path: path.to_owned(), stamp: Some(Stamp::of(&metadata)), settled: age > UNSETTLED };
     Ok(Some((seen, bytes)))
-}
-
-/// Opening a FIFO would wait for a writer.
-fn open_nonblocking(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    File::options().read(true).custom_flags(nonblocking).open(path)
 }
 
 fn trimmed(line: &[u8]) -> &[u8] {

@@ -12,7 +12,7 @@
 
 pub mod log;
 
-use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -52,10 +52,52 @@ pub enum Bad {
 /// The lines of one file.
 #[derive(Debug, Clone, Default)]
 pub struct BadList {
-    /// Stock lines: in lower case, then as written.
-    stock: HashMap<Vec<u8>, String>,
+    stock: Stock,
     patterns: Vec<Pattern>,
     senders: bool,
+}
+
+/// Stock lines, of which there may be hundreds of thousands: 4 bytes each beside the text.
+#[derive(Debug, Clone, Default)]
+struct Stock {
+    /// Lines, one behind the other, each with its newline.
+    text: Vec<u8>,
+    /// Where each begins.
+    begins: Vec<u32>,
+    /// The same in the order of the lines in lower case, equal ones in the file's order; made when it is first asked for.
+    sorted: OnceLock<Vec<u32>>,
+}
+
+impl Stock {
+    /// Adds a line. False: there is no room for it.
+    fn add(&mut self, line: &[u8]) -> bool {
+        let Ok(begin) = u32::try_from(self.text.len()) else { return false };
+        self.text.extend_from_slice(line);
+        self.text.push(b'\n');
+        self.begins.push(begin);
+        self.sorted.take();
+        true
+    }
+
+    fn line(&self, begin: u32) -> &[u8] {
+        let from = self.text.get(begin as usize..).unwrap_or_default();
+        &from[..memchr::memchr(b'\n', from).unwrap_or(from.len())]
+    }
+
+    /// The first line that is `address`, case ignored.
+    fn find(&self, address: &[u8]) -> Option<&[u8]> {
+        let order = |line: &[u8], other: &[u8]| {
+            line.iter().map(u8::to_ascii_lowercase).cmp(other.iter().map(u8::to_ascii_lowercase))
+        };
+        let sorted = self.sorted.get_or_init(|| {
+            let mut sorted = self.begins.clone();
+            sorted.sort_by(|a, b| order(self.line(*a), self.line(*b)));
+            sorted
+        });
+        let at = sorted.partition_point(|begin| order(self.line(*begin), address).is_lt());
+        let found = self.line(*sorted.get(at)?);
+        order(found, address).is_eq().then_some(found)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -91,7 +133,9 @@ impl BadList {
         let shown = || String::from_utf8_lossy(line).into_owned();
         let is_stock = self.senders && line.contains(&b'@') && !line.starts_with(b"!");
         if is_stock {
-            self.stock.entry(line.to_ascii_lowercase()).or_insert_with(shown);
+            if !self.stock.add(line) {
+                return Err(Bad::Many(shown()));
+            }
             if !line.iter().any(|b| br"\^$*+?()[]{}|".contains(b)) {
                 return Ok(());
             }
@@ -122,7 +166,7 @@ impl BadList {
 
     /// Whether there is no line.
     pub fn is_empty(&self) -> bool {
-        self.stock.is_empty() && self.patterns.is_empty()
+        self.stock.begins.is_empty() && self.patterns.is_empty()
     }
 
     /// The line that this address or name is on, if any: a stock line, else the first expression in the file's order.
@@ -131,13 +175,10 @@ impl BadList {
         if self.senders && subject.is_empty() {
             return None;
         }
-        if !self.stock.is_empty() {
-            let lower = subject.to_ascii_lowercase();
-            let host = memchr::memrchr(b'@', &lower).map(|at| &lower[at..]);
-            let found = self.stock.get(&lower).or_else(|| self.stock.get(host?));
-            if let Some(line) = found {
-                return Some(Match { line, stock: true });
-            }
+        let host = memchr::memrchr(b'@', subject).map(|at| &subject[at..]);
+        if let Some(line) = self.stock.find(subject).or_else(|| self.stock.find(host?)) {
+            let line = std::str::from_utf8(line).unwrap_or("(a line that is not UTF-8)");
+            return Some(Match { line, stock: true });
         }
         let found = self.patterns.iter().find(|pattern| pattern.regex.is_match(subject) != pattern.negated);
         found.map(|pattern| Match { line: &pattern.line, stock: false })
@@ -193,6 +234,27 @@ mod tests {
         ] {
             assert_eq!(matched(&list, sender), expected, "{sender}");
         }
+    }
+
+    #[test]
+    fn of_many_lines_each_is_found_and_of_equal_ones_the_first() {
+        let lines: Vec<String> = (0..3000).map(|n| format!("User{n}@{}.Example", n % 7)).collect();
+        let mut list = BadList::senders();
+        for line in &lines {
+            list.add(line.as_bytes()).unwrap();
+            // Asked while it grows.
+            if line.starts_with("User1000@") {
+                assert!(matched(&list, "user999@5.example").is_some());
+            }
+        }
+        list.add(b"USER7@0.example").unwrap();
+        list.add(b"\xff@latin.example").unwrap();
+        assert!(list.matches(b"\xff@LATIN.example").is_some_and(|found| found.stock));
+        for line in &lines {
+            assert_eq!(matched(&list, &line.to_uppercase()), Some((&**line, true)));
+        }
+        assert_eq!(matched(&list, "user3000@4.example"), None);
+        assert_eq!(matched(&list, "user7@0.exampl"), None);
     }
 
     #[test]

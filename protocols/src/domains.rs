@@ -14,6 +14,11 @@ impl Domains {
         self.entries.contains(entry.to_ascii_lowercase().as_slice())
     }
 
+    /// The entries, in lower case, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(Vec::as_slice)
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -107,9 +107,13 @@ fn program(command: &[u8]) -> Result<Instruction, Error> {
     if name.rsplit(|byte| *byte == b'/').next() != Some(b"vdelivermail") {
         return Ok(Instruction::Program(command.to_vec()));
     }
-    let (Some(b"''"), Some(action), None) = (words.next(), words.next(), words.next()) else {
+    // The shell reads both as an empty word.
+    let (Some(b"''" | b"\"\""), Some(action), None) = (words.next(), words.next(), words.next()) else {
         return Err(Error::Vdelivermail);
     };
+    // A word in quotes is the same word.
+    let quoted = |quote: &[u8]| action.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    let action = quoted(b"'").or_else(|| quoted(b"\"")).unwrap_or(action);
     Ok(Instruction::Vdelivermail(match action {
         b"bounce-no-mailbox" => UnknownUser::Bounce,
         b"delete" => UnknownUser::Delete,
@@ -159,6 +163,14 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Ok(expected), "{text:?}");
         }
         assert_eq!(parse(b"\n./Maildir/\n"), Err(Error::FirstLineBlank));
+        for same in [
+            &b"| /v/vdelivermail \"\" delete\n"[..],
+            b"| /v/vdelivermail '' 'delete'\n",
+            b"| vdelivermail \"\" \"delete\"",
+        ] {
+            assert_eq!(parse(same), Ok(vec![I::Vdelivermail(UnknownUser::Delete)]));
+        }
+        assert_eq!(parse(b"| vdelivermail '\" delete\n"), Err(Error::Vdelivermail));
         assert_eq!(parse(b"| vdelivermail\n"), Err(Error::Vdelivermail));
         assert_eq!(parse(b"| vdelivermail '' nonsense\n"), Err(Error::Vdelivermail));
     }

@@ -1,13 +1,13 @@
 //! Files and directories of a home as the commands make them, with errors that say what was to be done to which.
 
 use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use mailtree_actors::durable;
 pub(crate) use mailtree_actors::durable::{Owner, parent};
 use mailtree_actors::lock_file::LockFile;
+use mailtree_config::regular;
 use rustix::fs::FlockOperation;
 
 use crate::failure::{Doing, Failure};
@@ -50,17 +50,11 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), Failure> {
 
 /// A whole file; `None`: there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::io("open", path, &error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(SIZE_MAX + 1).read_to_end(&mut bytes).doing("read", path)?;
-    if bytes.len() as u64 > SIZE_MAX {
+    let bytes = regular::read(path, SIZE_MAX).doing("read", path)?;
+    if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > SIZE_MAX) {
         return Err(Failure::permanent(format!("{}: longer than {SIZE_MAX} bytes", path.display())));
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// A lock file, as vpopmail's programs take it; waits for whoever holds it.

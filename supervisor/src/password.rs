@@ -12,6 +12,9 @@ const CHARACTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ2345
 /// Length of a password chosen by chance: about 93 bits.
 pub(crate) const LENGTH: usize = 16;
 
+/// Characters of the shortest password that is taken on a terminal (NIST SP 800-63B 5.1.1.2).
+pub(crate) const SHORTEST: usize = 8;
+
 /// Bytes of salt, which become 16 characters.
 const SALT: usize = 12;
 
@@ -29,6 +32,11 @@ pub(crate) fn check(password: &str) -> Result<(), Failure> {
         return Err(Failure::permanent(text));
     }
     Ok(())
+}
+
+/// Whether it is shorter than whoever chooses one should be let.
+pub(crate) fn is_short(password: &str) -> bool {
+    password.chars().count() < SHORTEST
 }
 
 /// `$6$…` with a salt of its own.

@@ -457,7 +457,9 @@ pub(crate) fn domain_name(name: &str) -> Result<String, Failure> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if name.len() > DOMAIN_MAX || !name.split('.').all(label) {
+    // No top-level domain is a number (RFC 3696 2): it would be an address, or the argument of an option.
+    let number = name.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
+    if name.len() > DOMAIN_MAX || number || !name.split('.').all(label) {
         return Err(Failure::permanent("Invalid domain name"));
     }
     Ok(name.to_ascii_lowercase())

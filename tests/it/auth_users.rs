@@ -113,6 +113,21 @@ fn a_user_made_or_changed_needs_no_restart() {
 }
 
 #[test]
+fn a_login_is_noted_in_lastauth_and_what_is_in_its_place_harms_nobody() {
+    let host = host("").start();
+    let lastauth = |user: &str| host.home().join("domains/mx.test").join(user).join("lastauth");
+    client(&host, 25).auth_plain("bob@mx.test", "wrong").unwrap().expect(535);
+    client(&host, 587).auth_plain("sender@mx.test", "secret-of-the-test").unwrap().expect(235);
+    let noted = |user: &str| wait_for("lastauth", PATIENCE, || fs::read_to_string(lastauth(user)).ok());
+    assert_eq!(noted("sender"), "192.0.2.7");
+    assert!(!lastauth("bob").exists(), "a wrong password was noted");
+    fs::create_dir(lastauth("bob")).unwrap();
+    client(&host, 587).auth_plain("bob@mx.test", "secret-of-the-test").unwrap().expect(235);
+    host.wait_log("warning: unable to write */bob/lastauth: *");
+    assert!(host.status().iter().all(|row| row["restarts"] == 0), "{:#?}", host.status());
+}
+
+#[test]
 fn flags_forbid_auth_or_relaying() {
     let host = host("").start();
     let flags = |flags: u32| edit(&host, |users| users.iter_mut().for_each(|user| user.flags = flags));

@@ -364,3 +364,155 @@ mod needs_root {
         );
     }
 }
+
+#[test]
+fn no_command_waits_for_a_pipe_in_the_place_of_a_file() {
+    for file in [
+        "host.ron",
+        "control/me",
+        "control/smtproutes",
+        "tcp.smtp",
+        "tcp.smtp.cdb",
+        "users/assign",
+        "users/cdb",
+        "domains/mx.test/vpasswd",
+        "domains/mx.test/vpasswd.cdb",
+        "queue/lock/sendmutex",
+        "queue/lock/tcpto",
+        "run/lock",
+        "control/simversions.cdb",
+        "control/servercert.pem",
+    ] {
+        let setup = Setup::new();
+        setup.write();
+        let path = setup.home().join(file);
+        fs::remove_file(&path).unwrap_or(());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let ended = |command: &str| {
+            // `timeout` ends with 124.
+            let ran = sh(Some(setup.home()), &format!("timeout 20 mailtree {command}"));
+            assert_ne!(ran.code, Some(124), "{file}: {command}: {ran:#?}");
+            ran
+        };
+        let ran = ended("check");
+        if !["run/lock", "control/simversions.cdb"].contains(&file) {
+            assert!(ran.code != Some(0), "{file}: {ran:#?}");
+            let said =
+                ran.stderr.lines().any(|line| line.contains(file) && line.contains("not a regular file"));
+            assert!(said, "{file}: {ran:#?}");
+        }
+        for command in
+            ["vadduser carol@mx.test password", "qmailctl cdb", "explain rcpt bob@mx.test", "queue list"]
+        {
+            ended(command);
+        }
+        if ["host.ron", "control/me", "control/smtproutes", "queue/lock/sendmutex", "run/lock"]
+            .contains(&file)
+        {
+            let ran = ended("up");
+            assert!(ran.stderr.contains("not a regular file"), "{file}: {ran:#?}");
+        }
+    }
+}
+
+#[test]
+fn check_tries_the_domains_of_spfrules_and_spfguess() {
+    let dns = Dns::start();
+    dns.txt("good.test", "v=spf1 include:inner.test -all")
+        .txt("inner.test", "v=spf1 ip4:198.51.100.0/24 -all");
+    dns.txt("broken.test", "v=spf1 include:nowhere.test -all").txt("textual.test", "nothing of the kind");
+    dns.fail("silent.test");
+    let setup = Setup::new()
+        .resolver(dns.address())
+        .control(
+            "spfrules",
+            "include:good.test include:gone.test include:broken.test include:%{d}.never.test\n",
+        )
+        .control("spfguess", "v=spf1 include:textual.test redirect=silent.test\n");
+    setup.write();
+    let ran = setup.run(&["check"]).expect(0);
+    assert!(ran.stdout.contains("\ncontrol/spfrules: good.test works\n"), "{ran:#?}");
+    for warning in [
+        "spfrules: gone.test has no SPF record: senders become permerror",
+        "spfrules: broken.test has a bad SPF record: senders become permerror: ",
+        "spfguess: textual.test has no SPF record: senders become permerror",
+        "spfguess: silent.test does not answer now",
+    ] {
+        let line = format!("mailtree check: warning: control/{warning}");
+        assert!(ran.stderr.lines().any(|said| said.starts_with(&line)), "{line}: {ran:#?}");
+    }
+    assert!(!ran.stderr.contains("never.test"), "{ran:#?}");
+}
+
+#[test]
+fn check_warns_of_a_relay_by_percenthack() {
+    let setup = Setup::new()
+        .control("rcpthosts", "mx.test\n.deep.test\n")
+        .control("percenthack", "mx.test\na.deep.test\nother.test\n");
+    setup.write();
+    let ran = setup.run(&["check"]).expect(0);
+    for domain in ["mx.test", "a.deep.test"] {
+        let line = format!(
+            "/control/percenthack: {domain} is in rcpthosts, too: anybody may relay through user%anywhere@{domain}\n"
+        );
+        assert!(ran.stderr.contains(&line), "{ran:#?}");
+    }
+    assert!(!ran.stderr.contains("other.test"), "{ran:#?}");
+}
+
+#[test]
+fn check_says_where_the_host_may_not_listen() {
+    let setup = Setup::new().smtpd("per_ip: 3");
+    setup.write();
+    // An address for documentation (RFC 5737), which no interface has.
+    let ron = fs::read_to_string(setup.home().join("host.ron")).unwrap();
+    let elsewhere = ron.replacen("127.0.0.1:0", "192.0.2.1:0", 1);
+    fs::write(setup.home().join("host.ron"), &elsewhere).unwrap();
+    let ran = setup.run(&["check"]).expect(0);
+    let line = "warning: services.smtpd.listen: unable to bind 192.0.2.1:0: Cannot assign requested address (os error 99); no \
+                interface of this machine has the address";
+    assert!(ran.stderr.contains(line), "{ran:#?}");
+    fs::write(setup.home().join("host.ron"), ron.replacen("127.0.0.1:0", "127.0.0.1:1", 1)).unwrap();
+    // The same process without the right: `setpriv` takes it away, from root too.
+    let low = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if low.trim().parse::<u32>().unwrap() > 1 {
+        let line = "setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service mailtree check";
+        let ran = sh(Some(setup.home()), line);
+        let warning = "warning: services.smtpd.listen: unable to bind 127.0.0.1:1: Permission denied (os error 13); a port below \
+                       1024 needs root or CAP_NET_BIND_SERVICE; or listen on one above 1023";
+        assert!(ran.stderr.contains(warning), "{ran:#?}");
+    }
+}
+
+#[test]
+fn a_password_typed_at_a_terminal_has_eight_characters() {
+    let setup = Setup::new();
+    setup.write();
+    let typed = |user: &str, password: &str| {
+        let line = format!(
+            "printf '{password}\\n{password}\\n' | script -qec 'mailtree vadduser {user}@mx.test' /dev/null"
+        );
+        sh(Some(setup.home()), &line)
+    };
+    let ran = typed("carol", "seven77");
+    assert!(ran.stdout.contains("soon guessed; allowed: 8 characters or more"), "{ran:#?}");
+    assert!(!setup.home().join("domains/mx.test/carol").exists());
+    let ran = typed("carol", "eight888");
+    assert!(setup.home().join("domains/mx.test/carol").exists(), "{ran:#?}");
+    // What a script says is obeyed, as vpopmail does, and remarked on.
+    let ran = setup.run(&["vadduser", "dora@mx.test", "short"]).expect(0);
+    assert_eq!(ran.stderr, "warning: a password of fewer than 8 characters is soon guessed\n");
+}
+
+#[test]
+fn a_length_behind_r_is_never_a_domain() {
+    let setup = Setup::new();
+    setup.write();
+    let ran = setup.run(&["vadddomain", "-r", "40", "long3.example"]).expect(0);
+    assert_eq!(ran.stdout.trim_end().rsplit(' ').next().unwrap().len(), 40, "{ran:#?}");
+    assert!(setup.home().join("domains/long3.example").is_dir());
+    let ran = setup.run(&["vadddomain", "40", "secret-of-the-test"]).expect(100);
+    assert_eq!(ran.stderr, "Error: Invalid domain name\n");
+}

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use mailtree_tests::host::{Host, ME, PATIENCE, Ran, Setup, binary};
 use mailtree_tests::letter::letter;
+use mailtree_tests::peer::Peer;
 use mailtree_tests::wait::wait_until;
 
 fn check(setup: &Setup, ron: &str) -> Ran {
@@ -166,24 +167,22 @@ fn a_control_file_gone_bad_leaves_in_force_what_was_there_and_is_said_once() {
     host.control("databytes", "lots\n");
     for _ in 0..3 {
         let mut session = host.smtp();
-        session.greeting.expect(220);
-        assert!(session.ehlo().text().contains("SIZE 2000"), "the old one");
+        assert!(session.command("EHLO x").unwrap().text().contains("SIZE 2000"), "the old one");
     }
     // A directory is unreadable even for root.
     fs::remove_file(host.home().join("control/databytes")).unwrap();
     fs::create_dir(host.home().join("control/databytes")).unwrap();
     host.smtp().greeting.expect(220);
-    let tree = host.ask(&["svstat"]).stdout;
+    let tree = host.ask(&["svstat"]);
     let smtpd = tree.lines().find(|line| line.contains(" smtpd ")).unwrap();
     assert!(smtpd.contains("control/databytes: unable to read"), "{tree}");
     fs::remove_dir(host.home().join("control/databytes")).unwrap();
     host.control("databytes", "3000\n");
     let mut session = host.smtp();
-    session.greeting.expect(220);
-    assert!(session.ehlo().text().contains("SIZE 3000"));
+    assert!(session.command("EHLO x").unwrap().text().contains("SIZE 3000"));
     let alerts = host.log().lines().filter(|line| line.contains("databytes:1: `lots`")).count();
     assert_eq!(alerts, 1, "{}", host.log());
-    assert!(!host.ask(&["svstat"]).stdout.contains("databytes"));
+    assert!(!host.ask(&["svstat"]).contains("databytes"));
     assert!(
         host.status().iter().all(|row| row["state"] == "up" && row["restarts"] == 0),
         "{:#?}",
@@ -212,10 +211,10 @@ fn bad_virtualdomains_leave_the_old_ones_in_force() {
     wait_until("the alert", PATIENCE, || host.log().contains("control/virtualdomains:2: no colon"));
     host.send("sender@far.test", &["bob@mx.test"], &letter("old", 300));
     host.maildir("bob").wait(1, PATIENCE);
-    let tree = host.ask(&["svstat"]).stdout;
+    let tree = host.ask(&["svstat"]);
     assert!(tree.lines().any(|line| line.contains(" send ") && line.contains("virtualdomains:2")), "{tree}");
     host.control("virtualdomains", "mx.test:mx.test\n");
-    wait_until("no trouble any more", PATIENCE, || !host.ask(&["svstat"]).stdout.contains("virtualdomains"));
+    wait_until("no trouble any more", PATIENCE, || !host.ask(&["svstat"]).contains("virtualdomains"));
 }
 
 /// A line that cannot be obeyed holds its own mail, which says why.
@@ -223,18 +222,23 @@ fn bad_virtualdomains_leave_the_old_ones_in_force() {
 fn a_bad_route_defers_what_it_concerns_and_nothing_else() {
     let host = Setup::new().control("smtproutes", "held.test:relay user secret\n").start();
     host.send("bob@mx.test", &["ann@held.test"], &letter("held", 300));
-    wait_until("the deferral", PATIENCE, || host.log().contains("deferral: The_route_to_held.test_is_not_known"));
-    let tree = host.ask(&["svstat"]).stdout;
+    wait_until("the deferral", PATIENCE, || {
+        host.log().contains("deferral: The_route_to_held.test_is_not_known")
+    });
+    let tree = host.ask(&["svstat"]);
     assert!(tree.lines().any(|line| line.contains(" send ") && line.contains("smtproutes:1")), "{tree}");
-    let queue = host.ask(&["queue", "list"]).stdout;
-    assert!(queue.contains("ann@held.test") && queue.contains("no route: ") && queue.contains("smtproutes:1"), "{queue}");
+    let queue = host.ask(&["queue", "list"]);
+    assert!(
+        queue.contains("ann@held.test") && queue.contains("no route: ") && queue.contains("smtproutes:1"),
+        "{queue}"
+    );
     let check = host.run(&["check"]);
     assert!(check.stderr.contains("warning: ") && check.stderr.contains("smtproutes:1"), "{check:#?}");
     for text in [&tree, &queue, &check.stderr, &check.stdout, &host.log()] {
         assert!(!text.contains("secret"), "{text}");
     }
-    let sink = Sink::start();
-    host.control("smtproutes", &format!(":[127.0.0.1]:{}\n", sink.port()));
+    let sink = Peer::obliging();
+    host.control("smtproutes", &sink.route(""));
     host.send("bob@mx.test", &["ann@other.test"], &letter("free", 300));
     sink.wait(1, PATIENCE);
     host.ask(&["queue", "retry"]);

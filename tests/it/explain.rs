@@ -124,6 +124,29 @@ fn a_recipient_meets_the_lists_then_chkuser() {
 }
 
 #[test]
+fn what_a_client_says_in_helo_is_asked_of_badhelo_and_spf() {
+    let dns = Dns::start();
+    dns.txt("good.test", "v=spf1 ip4:192.0.2.7 -all").txt("other.test", "v=spf1 -all");
+    let setup = Setup::new()
+        .control("badhelo", "^localhost$\n")
+        .control("spfbehavior", "3\n")
+        .resolver(dns.address())
+        .rules(":allow\n");
+    let client = ["ip", "192.0.2.7", "--helo"];
+    let with = |words: &[&str]| explained(&setup, &[&client[..], words].concat());
+    let verdict = "verdict: mail from this sender is answered 553 sorry, your HELO host name has been denied";
+    assert_says(&with(&["localhost"]), &["helo: localhost: badhelo line ^localhost$: 553 ", verdict]);
+    assert_says(
+        &with(&["good.test"]),
+        &["helo: good.test: not on the list", "spf: behavior 3", "verdict: may send"],
+    );
+    assert_says(&with(&["good.test", "--from", "<>"]), &["helo: good.test: ", "spf: pass (behavior 3)"]);
+    assert_says(&with(&["other.test", "--from", "<>"]), &["spf: fail (behavior 3): 550 "]);
+    let answer = explained(&setup, &["rcpt", "bob@mx.test", "--ip", "192.0.2.7", "--helo", "localhost"]);
+    assert_says(&answer, &["verdict: 553 "]);
+}
+
+#[test]
 fn the_host_does_what_was_explained() {
     let setup = Setup::new()
         .smtpd("environment: {\"CHKUSER_START\": \"ALWAYS\"}")

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mailtree_tests::dialogue::base64;
 use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::{self, Arrivals};
@@ -192,6 +193,37 @@ mod needs_root {
         nobody_else_notices(&host);
         frozen.thaw();
         all_came_once(&host, &Maildir::new(&maildir), &sent);
+    }
+
+    #[test]
+    fn a_directory_that_hangs_delays_no_login() {
+        let (disk, directory) = frozen_disk();
+        let setup = Setup::new().smtpd("environment: {\"SMTPAUTH\": \"\"}, auth_in_clear: true");
+        setup.user("sick@mx.test");
+        let own = user_dir(setup.home(), "sick");
+        fs::remove_dir_all(&own).unwrap();
+        std::os::unix::fs::symlink(&directory, &own).unwrap();
+        let host = setup.start();
+        let login = |user: &str| {
+            let mut client = host.smtp();
+            client.say("EHLO client.test", 250);
+            let secret = base64(format!("\0{user}\0secret-of-the-test").as_bytes());
+            client.say(&format!("AUTH PLAIN {secret}"), 235);
+        };
+        login("sick@mx.test");
+        let noted = directory.join("lastauth");
+        wait_until("the first login", PATIENCE, || noted.exists());
+        fs::remove_file(&noted).unwrap();
+        let frozen = disk.freeze();
+        let start = Instant::now();
+        for _ in 0..20 {
+            login("sick@mx.test");
+        }
+        prompt(&host, "beside-logins");
+        login("bob@mx.test");
+        assert!(start.elapsed() < 2 * PROMPT, "{:?}", start.elapsed());
+        frozen.thaw();
+        wait_until("a login that was noted late", PATIENCE, || noted.exists());
     }
 
     /// With the Maildir frozen, ten letters wait for it and two went to bob; the host gets TERM.

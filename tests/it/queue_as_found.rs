@@ -462,6 +462,9 @@ fn pipes_and_directories_in_the_queue_are_named_and_passed_over() {
         let id = queue.preprocessed(&letter("odd-local", 300), SENDER, &[LOCAL_BOB], &[]);
         fs::remove_file(queue.file("local", id)).unwrap();
         put("local", id);
+        // Who fails is told through it.
+        let id = queue.preprocessed(&letter("odd-bounce", 300), SENDER, &["mx.test-nobody@mx.test"], &[]);
+        put("bounce", id);
         goes_on(setup, &odd);
     }
 }

@@ -5,8 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use mailtree_tests::dialogue::Dialogue;
-use mailtree_tests::host::{Host, PATIENCE, Setup};
+use mailtree_tests::host::{Host, PATIENCE, Setup, is_running};
 use mailtree_tests::smtp::like;
+use mailtree_tests::wait::{wait_for, wait_until};
+use rustix::process::Signal;
 
 const SECRET: &str = "secret-of-the-test";
 
@@ -398,6 +400,30 @@ fn plugins_are_run_under_the_permits_of_programs_and_hold_nobody_else() {
     host.wait_log("qmail-smtpd: warning: pid * spp mail *: too many programs run");
     assert_eq!(slow.join().unwrap(), 250);
     host.play("S: 220 *\nC: MAIL FROM:<a@far.test>\nS: 250 ok");
+}
+
+#[test]
+fn a_stop_ends_a_plugin_that_hangs_with_all_it_has_started() {
+    // Neither listens to TERM, and one is a process that the plugin has started.
+    let hang =
+        "trap '' TERM\n(trap '' TERM; sleep 1000) & echo $! $$ >pids.new; mv pids.new pids; wait; sleep 1000";
+    let mut host = script(with("[mail]\n:plugins/hang\n"), "hang", hang).field("grace", "\"3s\"").start();
+    let mut client = host.smtp();
+    client.say("HELO client.test", 250);
+    client.send(b"MAIL FROM:<a@far.test>\r\n").unwrap();
+    let pids = wait_for("the plugin", PATIENCE, || {
+        let pids = read(&host, "pids");
+        let pids: Vec<u32> = pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        (pids.len() == 2).then_some(pids)
+    });
+    assert!(pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    let start = Instant::now();
+    host.signal(Signal::TERM);
+    host.wait_exit(PATIENCE);
+    assert!(start.elapsed() < Duration::from_secs(6), "the stop took {:?}", start.elapsed());
+    wait_until("the end of the plugin and its child", Duration::from_secs(5), || {
+        !pids.iter().any(|pid| is_running(*pid))
+    });
 }
 
 #[test]

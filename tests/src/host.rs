@@ -570,7 +570,8 @@ impl Drop for Host {
     }
 }
 
-fn is_running(pid: u32) -> bool {
+/// Whether there is such a process.
+pub fn is_running(pid: u32) -> bool {
     // A zombie counts as ended: its state follows the name in brackets.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

@@ -1,18 +1,18 @@
 //! What to do for a local address, as users/assign, `.qmail` files and vpasswd say. Reads files, changes nothing.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use mailtree_config::regular;
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
 use mailtree_protocols::report::Report;
 use mailtree_protocols::vpasswd::flag;
 use mailtree_protocols::{address, assign};
 use nix::unistd::User;
-use rustix::fs::OFlags;
 
 use super::Local;
 use crate::cdb_files::is_not_compiled;
@@ -175,19 +175,12 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
     let trouble = |error: io::Error| {
         Report::deferral(format!("Unable to read {}: {error}. (#4.3.0)\n", path.display()))
     };
-    // A FIFO would be waited for.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename) => {
-            return Ok(None);
-        }
+    let (file, meta) = match regular::open_with_metadata(path) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(None),
         Err(error) => return Err(trouble(error)),
     };
-    let meta = file.metadata().map_err(trouble)?;
-    if !meta.is_file() {
-        return Err(Report::deferral("Uh-oh: .qmail is not a file. (#4.7.0)\n"));
-    }
     let mode = meta.permissions().mode();
     if mode & 0o002 != 0 {
         return Err(Report::deferral("Uh-oh: .qmail file is writable. (#4.7.0)\n"));

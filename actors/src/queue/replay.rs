@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mailtree_config::regular;
 use mailtree_protocols::envelope::Envelope;
 use mailtree_protocols::journal::MaildirFile;
 use mailtree_protocols::journal::replay::{Fate as Told, Replayed};
@@ -166,7 +167,7 @@ impl super::Disk {
     /// `mess/ID`, if it holds this message, written out before a crash.
     fn written_out(&self, id: MessageId, body: &[u8]) -> Option<File> {
         let path = self.path(Dir::Mess, id);
-        let file = crate::cdb_files::open_regular(&path).ok().flatten()?;
+        let file = regular::open(&path).ok().flatten()?;
         let same = file.metadata().is_ok_and(|meta| meta.ino() == id.0);
         (same && super::disk::holds_or_less(&path, body)).then_some(file)
     }

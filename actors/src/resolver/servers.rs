@@ -1,7 +1,7 @@
 //! The name servers: those of `host.ron` or of `/etc/resolv.conf`, with and without EDNS.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -13,9 +13,13 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::DnsExchange;
 use hickory_resolver::{ConnectionProvider, PoolContext, Resolver, system_conf};
+use mailtree_config::regular;
 
 /// Where the system names its servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Bytes of it that are read: 1 MiB.
+const RESOLV_CONF_MAX: u64 = 1 << 20;
 
 /// The ways to ask.
 #[derive(Clone)]
@@ -67,10 +71,7 @@ fn of(servers: &[SocketAddr]) -> ResolverConfig {
 /// The servers of `resolv.conf`; this machine's where it names none, or is none (resolv.conf(5)).
 fn of_the_system() -> Result<ResolverConfig, NetError> {
     let here = || of(&[SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53)]);
-    let text = match std::fs::read(RESOLV_CONF) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(here()),
-        read => read?,
-    };
+    let Some(text) = regular::read(Path::new(RESOLV_CONF), RESOLV_CONF_MAX)? else { return Ok(here()) };
     let names = |line: &[u8]| line.trim_ascii_start().starts_with(b"nameserver");
     if !text.split(|&byte| byte == b'\n').any(names) {
         return Ok(here());

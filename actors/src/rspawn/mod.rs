@@ -5,16 +5,17 @@ mod exchangers;
 mod ipme;
 mod shape;
 
-use std::io::{self, Read};
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use mailtree_config::control::Control as Controls;
+use mailtree_config::regular;
 use mailtree_protocols::tcpto::Tcpto;
 
-use crate::cdb_files::open_regular;
 use crate::clock::unix_now;
 use crate::delivery::Delivery;
 use crate::queue::Queue;
@@ -59,7 +60,7 @@ impl Kind for Remote {
             let reading = tokio::task::spawn_blocking(move || {
                 let mut bytes = Vec::new();
                 // Whatever is there in place of the table is not waited for.
-                if let Some(file) = open_regular(&path)? {
+                if let Some(file) = regular::open(&path)? {
                     file.take(TCPTO_SIZE).read_to_end(&mut bytes)?;
                 }
                 Ok::<_, io::Error>(bytes)
@@ -103,9 +104,10 @@ impl Remote {
 
     async fn write_tcpto(&self, bytes: Vec<u8>) -> io::Result<()> {
         let path = self.arguments.tcpto.clone();
-        let writing = tokio::task::spawn_blocking(move || match open_regular(&path) {
-            Ok(_) => std::fs::write(&path, bytes),
-            Err(error) => Err(error),
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true);
+            regular::open_as(&mut options, &path)?.write_all(&bytes)
         });
         writing.await.map_err(io::Error::other)?
     }

@@ -32,13 +32,21 @@ pub struct Line {
     pub variable: Option<(String, String)>,
 }
 
+/// What a client says before it names a recipient, as far as that is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Greeting<'a> {
+    /// In HELO or EHLO.
+    pub helo: Option<&'a [u8]>,
+    /// In MAIL.
+    pub sender: Option<&'a [u8]>,
+}
+
 fn line(what: &'static str, found: impl Into<String>) -> Line {
     Line { what, found: found.into(), variable: None }
 }
 
 impl Smtpd {
-    /// What a client at `ip` meets at this service, as the files and DNS are now. `local` is where it would connect;
-    /// `sender` what it would say in MAIL.
+    /// What a client at `ip` meets at this service, as the files and DNS are now. `local` is where it would connect.
     ///
     /// # Errors
     /// When control files or rules cannot be read: every client is told 421 then.
@@ -46,7 +54,7 @@ impl Smtpd {
         &self,
         ip: IpAddr,
         local: SocketAddr,
-        sender: Option<&[u8]>,
+        said: Greeting<'_>,
     ) -> Result<Vec<Line>, String> {
         let controls = self.control.smtpd().map_err(|error| error.to_string())?;
         let (client, mut lines, deny) = self.known(&controls, ip, local).await?;
@@ -72,13 +80,13 @@ impl Smtpd {
             ));
         }
         lines.extend(self.explain_plugins(&controls, &client).await?);
-        if let Some(sender) = sender {
+        if said.sender.is_some() {
             // What SPF says of the sender takes the place of what it would be asked for.
             lines.retain(|line| line.what != "spf");
-            if let Err(reply) = self.explain_sender(&controls, &client, sender, &mut lines).await {
-                lines.push(line("verdict", format!("mail from this sender is answered {reply}")));
-                return Ok(lines);
-            }
+        }
+        if let Err(reply) = self.explain_mail(&controls, &client, said, &mut lines).await {
+            lines.push(line("verdict", format!("mail from this sender is answered {reply}")));
+            return Ok(lines);
         }
         let ours = "may send to the recipients that rcpthosts and chkuser allow";
         let no_tls = if policy.secured {
@@ -110,7 +118,7 @@ impl Smtpd {
         Ok(Section::ALL.into_iter().filter_map(of).collect())
     }
 
-    /// What a recipient meets that a client at `ip` names, after `sender` in MAIL.
+    /// What a recipient meets that a client at `ip` names, after what it said before.
     ///
     /// # Errors
     /// When control files or rules cannot be read.
@@ -119,7 +127,7 @@ impl Smtpd {
         recipient: &[u8],
         ip: IpAddr,
         local: SocketAddr,
-        sender: Option<&[u8]>,
+        said: Greeting<'_>,
     ) -> Result<Vec<Line>, String> {
         let controls = self.control.smtpd().map_err(|error| error.to_string())?;
         let (client, mut lines, deny) = self.known(&controls, ip, local).await?;
@@ -132,9 +140,7 @@ impl Smtpd {
             lines.push(line("verdict", rejected));
             return Ok(lines);
         }
-        if let Some(sender) = sender
-            && let Err(reply) = self.explain_sender(&controls, &client, sender, &mut lines).await
-        {
+        if let Err(reply) = self.explain_mail(&controls, &client, said, &mut lines).await {
             lines.push(line("verdict", reply));
             return Ok(lines);
         }

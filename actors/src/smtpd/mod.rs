@@ -46,7 +46,7 @@ use crate::tls::Tls;
 use crate::users::Users;
 use client::Client;
 use entry::{Entered, Left, Secured};
-pub use explain::Line;
+pub use explain::{Greeting, Line};
 use message::Mess;
 pub use recipient::Found;
 use sender::Spf;

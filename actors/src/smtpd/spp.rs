@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mailtree_config::control;
+use mailtree_config::regular;
 use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::{Next, Session};
 use mailtree_protocols::spp::kept::Kept;
 use mailtree_protocols::spp::{Plugin, Plugins, Section, Told};
 use mailtree_protocols::tcprules::Variables;
-use tokio::io::AsyncReadExt;
 
 use super::client::Client;
 use super::{Smtpd, Talk, policy};
@@ -82,10 +82,14 @@ pub(super) async fn plugins(
         return Ok(Arc::clone(&controls.smtpplugins));
     };
     let path = directory.join(OsStr::from_bytes(name));
-    let unreadable = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = tokio::fs::File::open(&path).await.map_err(|error| unreadable(&error))?;
-    let mut text = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut text).await.map_err(|error| unreadable(&error))?;
+    let file = path.clone();
+    let reading = tokio::task::spawn_blocking(move || regular::read(&file, FILE_MAX));
+    let text = match reading.await.map_err(std::io::Error::other).flatten() {
+        Ok(Some(text)) if text.len() as u64 <= FILE_MAX => text,
+        Ok(Some(_)) => return Err(format!("{}: longer than {FILE_MAX} bytes", path.display())),
+        Ok(None) => return Err(format!("{}: there is no such file", path.display())),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
+    };
     let plugins = Plugins::parse(&text);
     plugins.map(Arc::new).map_err(|(line, error)| format!("{}:{line}: {error}", path.display()))
 }

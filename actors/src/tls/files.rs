@@ -1,10 +1,12 @@
 //! The files of control/ that TLS is made of: their names, their stamps, and bounded reading.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use mailtree_config::regular;
 
 use super::Problem;
 
@@ -48,17 +50,11 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(None),
         _ => Err(Problem::error(path, format!("unable to read: {error}"))),
     };
-    // Looked at before it is opened: opening a FIFO would wait for its writer.
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => (),
-        Ok(_) => return Err(Problem::error(path, "not a regular file")),
-        Err(error) => return unreadable(error),
-    }
-    let mut contents = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut contents));
-    match read {
-        Ok(length) if length as u64 > MAX_FILE => Err(Problem::error(path, "longer than 1 MiB")),
-        Ok(_) => Ok(Some(contents)),
+    match regular::read(path, MAX_FILE) {
+        Ok(Some(contents)) if contents.len() as u64 > MAX_FILE => {
+            Err(Problem::error(path, "longer than 1 MiB"))
+        }
+        Ok(contents) => Ok(contents),
         Err(error) => unreadable(error),
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
+use mailtree_config::regular;
 use mailtree_protocols::auth::throttle::Trusted;
 
 use crate::durable::{self, Owner};
@@ -19,7 +20,7 @@ const FIRST: &str = "mailtree-trusted 1 ";
 /// The key, and who is trusted until which second since 1970. None if there is no such file.
 pub(super) fn read(path: &Path) -> io::Result<Option<([u8; 16], Vec<Trusted>)>> {
     let mut text = String::new();
-    let length = match crate::cdb_files::open_regular(path)? {
+    let length = match regular::open(path)? {
         Some(file) => file.take(MAX + 1).read_to_string(&mut text)?,
         None => return Ok(None),
     };

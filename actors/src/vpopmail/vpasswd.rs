@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::vpasswd;
 
-use crate::cdb_files::{CdbFiles, open_with_metadata};
+use crate::cdb_files::CdbFiles;
 use crate::durable::{self, Owner};
 use crate::lock_file::LockFile;
 
@@ -113,7 +114,7 @@ impl Vpasswd {
         let source = dir.join("vpasswd");
         let owner = Owner::of(&source)?;
         let Some(_lock) = LockFile::try_take(&dir.join(".vpasswd.lock"), owner)? else { return Ok(false) };
-        let Some((file, metadata)) = open_with_metadata(&source)? else { return Ok(false) };
+        let Some((file, metadata)) = regular::open_with_metadata(&source)? else { return Ok(false) };
         if metadata.len() > MAX_SIZE {
             return Err(in_file(&source, &format!("longer than {MAX_SIZE} bytes")));
         }

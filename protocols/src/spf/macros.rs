@@ -100,6 +100,14 @@ impl MacroString {
         }
     }
 
+    /// The text itself, if it has no macros.
+    pub(super) fn literal(&self) -> Option<&[u8]> {
+        match self.0.as_slice() {
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// The text, of which no more than `max` bytes are made.
     pub(super) fn text<E>(
         &self,

@@ -1,7 +1,7 @@
 //! The local words on SPF: `control/spfrules`, `control/spfguess`, `control/spfexp` (qmail-smtpd's SPF patch).
 
 use super::macros::MacroString;
-use super::record::{Directive, Record, Syntax};
+use super::record::{Directive, Mechanism, Record, Syntax};
 
 /// Local policy; the default has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,6 +45,27 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The domains whose records are asked for each sender, as they stand there: by `include`, or by a `redirect` of the guess;
+    /// with the file that names them. Those with macros are another domain each time.
+    pub fn included(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let of = |directives: &[Directive]| -> Vec<MacroString> {
+            let included = directives.iter().filter_map(|directive| match &directive.mechanism {
+                Mechanism::Include(domain) => Some(domain.clone()),
+                _ => None,
+            });
+            included.collect()
+        };
+        let guess = self.guess.iter().flat_map(move |guess| {
+            of(&guess.directives).into_iter().chain(guess.redirect.clone()).map(|domain| ("spfguess", domain))
+        });
+        let rules = of(&self.rules).into_iter().map(|domain| ("spfrules", domain));
+        rules.chain(guess).filter_map(|(file, domain)| {
+            Some((file, String::from_utf8_lossy(domain.literal()?).into_owned()))
+        })
+    }
+}
+
 fn some<T, E>(text: &str, read: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, E> {
     if text.is_empty() { Ok(None) } else { read(text).map(Some) }
 }
@@ -59,6 +80,21 @@ fn mechanisms(text: &str) -> Result<Vec<Directive>, Syntax> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn domains_that_are_asked_for_each_sender() {
+        let rules = "include:a.example ip4:192.0.2.1 a:b.example include:%{d}.example ~include:c.example";
+        let options = Options::new(rules, "v=spf1 a/24 include:d.example redirect=e.example", "").unwrap();
+        let expected = [
+            ("spfrules", "a.example"),
+            ("spfrules", "c.example"),
+            ("spfguess", "d.example"),
+            ("spfguess", "e.example"),
+        ];
+        let expected = expected.map(|(file, domain)| (file, domain.to_owned()));
+        assert_eq!(options.included().collect::<Vec<_>>(), expected);
+        assert_eq!(Options::default().included().count(), 0);
+    }
 
     #[test]
     fn lines_that_are_refused() {

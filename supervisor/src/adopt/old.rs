@@ -1,12 +1,10 @@
 //! The old host's files, wherever they lie.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use mailtree_config::regular;
 use mailtree_protocols::runscript::Question;
-use rustix::fs::OFlags;
 
 use crate::failure::{Doing, Failure};
 
@@ -94,13 +92,15 @@ impl Old {
     /// A whole file; `None`: there is none. Whatever is no regular file is not waited for.
     pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
         let path = self.follow(path);
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::io("open", &path, &error)),
-        };
-        bounded(&file).doing("read", &path).map(Some)
+        let bytes = regular::read(&path, SIZE_MAX).doing("read", &path)?;
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > SIZE_MAX) {
+            return Err(Failure::io(
+                "read",
+                &path,
+                &io::Error::other(format!("longer than {SIZE_MAX} bytes")),
+            ));
+        }
+        Ok(bytes)
     }
 
     /// The same for what is only looked at: what cannot be read is not there.
@@ -160,16 +160,4 @@ impl Old {
         }
         self.text("/etc/hostname")
     }
-}
-
-fn bounded(file: &File) -> io::Result<Vec<u8>> {
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > SIZE_MAX {
-        return Err(io::Error::other(format!("longer than {SIZE_MAX} bytes")));
-    }
-    Ok(bytes)
 }

@@ -20,6 +20,7 @@ use mailtree_actors::vpopmail::Vpopmail;
 use mailtree_config::Host;
 use mailtree_config::control::Control;
 use mailtree_config::host::{self, Programs, Scanner, Scanners};
+use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
 use mailtree_protocols::simscan::log::Versions;
@@ -45,7 +46,10 @@ impl Front {
         let paths = host.paths();
         let controls = Arc::new(Control::new(&paths.control));
         Self {
-            users: Users::new(Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"), paths.alias)),
+            users: Users::new(
+                Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"), paths.alias),
+                pool.clone(),
+            ),
             tls: Tls::new(Arc::clone(&controls)),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
@@ -123,10 +127,14 @@ pub(crate) fn scanners(scanners: &Scanners, host: &Host) -> simscan::Settings {
     }
 }
 
+/// Bytes of `simversions.cdb` that are read: 1 MiB.
+const SIMVERSIONS_MAX: u64 = 1 << 20;
+
 /// Ours, and what `control/simversions.cdb` says of the scanners.
 fn versions(control: &Path) -> Versions {
     let own = env!("CARGO_PKG_VERSION");
-    let cdb = std::fs::read(control.join("simversions.cdb")).ok().and_then(|bytes| Cdb::new(bytes).ok());
+    let read = regular::read(&control.join("simversions.cdb"), SIMVERSIONS_MAX);
+    let cdb = read.ok().flatten().and_then(|bytes| Cdb::new(bytes).ok());
     match cdb {
         Some(cdb) => Versions::read(own, &cdb),
         None => Versions { simscan: own.to_owned(), ..Versions::default() },

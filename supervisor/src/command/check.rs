@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mailtree_config::host::{Paths, Service};
-use mailtree_config::{Control, Host, Origin, Problem, Setting};
+use mailtree_config::{Control, Host, Origin, Problem, Setting, regular};
 use mailtree_protocols::assign::{self, Pattern};
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::queue::Dir;
@@ -299,7 +299,7 @@ impl Findings {
         self.writable(&lock);
         for name in ["sendmutex", "tcpto"] {
             let path = lock.join(name);
-            match File::options().read(true).write(true).open(&path) {
+            match regular::open_as(File::options().read(true).write(true), &path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.made_by_up(&path),
                 Err(error) => self.unreadable(&path, &error),
                 Ok(_) => (),

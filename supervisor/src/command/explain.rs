@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use mailtree_actors::smtpd::{Line, Smtpd};
+use mailtree_actors::smtpd::{Greeting, Line, Smtpd};
 use mailtree_config::Host;
 use mailtree_config::host::Service;
 use mailtree_protocols::visible::visible;
@@ -22,9 +22,8 @@ pub enum Args {
     Ip {
         /// Its address
         address: IpAddr,
-        /// What it would say in MAIL: badmailfrom, chkuser and SPF are asked about it
-        #[arg(long, value_name = "ADDRESS")]
-        from: Option<String>,
+        #[command(flatten)]
+        said: Said,
         #[command(flatten)]
         which: Which,
     },
@@ -35,12 +34,28 @@ pub enum Args {
         /// The client that names it
         #[arg(long, value_name = "ADDRESS", default_value = "192.0.2.1")]
         ip: IpAddr,
-        /// The sender: badmailfrom, chkuser and SPF are asked about it first
-        #[arg(long, value_name = "ADDRESS")]
-        from: Option<String>,
+        #[command(flatten)]
+        said: Said,
         #[command(flatten)]
         which: Which,
     },
+}
+
+/// What the client says first.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Said {
+    /// In MAIL: badmailfrom, chkuser and SPF are asked about it
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// In HELO or EHLO: badhelo is asked about it, and SPF for a sender without a domain; default: its name in DNS
+    #[arg(long, value_name = "NAME")]
+    helo: Option<String>,
+}
+
+impl Said {
+    fn said(&self) -> Greeting<'_> {
+        Greeting { helo: self.helo.as_deref().map(str::as_bytes), sender: self.from.as_deref().map(bare) }
+    }
 }
 
 /// Which service is asked, and how the answer looks.
@@ -108,11 +123,9 @@ fn explain(home: &Path, args: &Args, which: &Which) -> Result<Vec<Line>, Failure
         let session: Smtpd =
             front.session(name, smtpd, &host).map_err(|error| Failure::permanent(error.to_string()))?;
         let lines = match args {
-            Args::Ip { address, from, .. } => {
-                session.explain_ip(*address, local, from.as_deref().map(bare)).await
-            }
-            Args::Rcpt { address, ip, from, .. } => {
-                session.explain_recipient(address.as_bytes(), *ip, local, from.as_deref().map(bare)).await
+            Args::Ip { address, said, .. } => session.explain_ip(*address, local, said.said()).await,
+            Args::Rcpt { address, ip, said, .. } => {
+                session.explain_recipient(address.as_bytes(), *ip, local, said.said()).await
             }
         };
         lines.map_err(Failure::temporary)

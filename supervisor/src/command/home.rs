@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use mailtree_config::regular;
+
 use crate::failure::Failure;
 
 /// The file that `links` puts beside its links; its first line is the home, absolute.
@@ -85,13 +87,15 @@ fn directory(program: &OsStr, search: Option<OsString>) -> Option<PathBuf> {
         .find(|dir| std::fs::canonicalize(dir.join(program)).is_ok_and(|found| found == own))
 }
 
+/// Bytes of a file that names a home.
+const SIZE_MAX: u64 = 1 << 16;
+
 /// The first line of a file; `None`: the file is not there, or empty.
 fn named_in(file: &Path) -> Result<Option<PathBuf>, Failure> {
-    let text = match std::fs::read(file) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
+    let text = match regular::read(file, SIZE_MAX) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
         Err(error) => return Err(Failure::io("read", file, &error)),
     };
     let line = text.split(|&b| b == b'\n').next().unwrap_or_default().trim_ascii();

@@ -74,8 +74,20 @@ mod tests {
             sender: "x@x".into(),
             bouncing: true,
             recipients: vec![
-                ListedRecipient { channel: "local", address: "a b@y".into(), done: true, next: 0, held: None },
-                ListedRecipient { channel: "remote", address: "c@z".into(), done: false, next: 0, held: None },
+                ListedRecipient {
+                    channel: "local",
+                    address: "a b@y".into(),
+                    done: true,
+                    next: 0,
+                    held: None,
+                },
+                ListedRecipient {
+                    channel: "remote",
+                    address: "c@z".into(),
+                    done: false,
+                    next: 0,
+                    held: None,
+                },
             ],
         };
         assert_eq!(

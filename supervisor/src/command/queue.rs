@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use jiff::Timestamp;
 use mailtree_actors::queue::disk::{Disk, Survey, Surveyed, each};
 use mailtree_actors::queue::has_journal;
+use mailtree_config::regular;
 use mailtree_config::{Control, Host};
 use mailtree_protocols::address;
 use mailtree_protocols::envelope::Recipient;
@@ -254,7 +255,8 @@ fn show(home: &Path, id: MessageId, json: bool) -> Result<(), Failure> {
     };
     name_the_held(home, [&mut found]);
     let path = disk.mess(id);
-    let mut mess = std::fs::File::open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+    let mess = regular::open(&path).and_then(|mess| mess.ok_or_else(|| io::ErrorKind::NotFound.into()));
+    let mut mess = mess.map_err(|error| Failure::io("open", &path, &error))?;
     let mut bytes = Vec::new();
     let failed = |error| Failure::io("read", &path, &error);
     if json {

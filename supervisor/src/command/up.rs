@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mailtree_actors::exporter;
-use mailtree_actors::log::{Format, Lines};
+use mailtree_actors::log::{Format, Lines, log_panics};
 use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::{Disk, owner_of_send};
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use mailtree_config::regular;
+use rustix::fs::{FlockOperation, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -22,7 +23,7 @@ use crate::boot;
 use crate::command::init;
 use crate::control::lock;
 use crate::elsewhere;
-use crate::failure::Failure;
+use crate::failure::{Doing as _, Failure};
 use crate::notify::Manager;
 use crate::output;
 use crate::signals::{Ending, Signals};
@@ -99,6 +100,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     );
     let filter = EnvFilter::try_new(filter).map_err(|error| Failure::permanent(error.to_string()))?;
     tracing_subscriber::registry().with(filter).with(lines.clone()).init();
+    log_panics();
     let grace = host.grace;
     if rustix::process::geteuid().is_root() {
         tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
@@ -167,11 +169,9 @@ fn check_controls(paths: &Paths) -> Result<(), Failure> {
 /// `queue/lock/sendmutex`, as qmail-send holds it: no qmail runs on this queue while we do.
 fn lock_queue(paths: &Paths) -> Result<File, Failure> {
     let path = paths.queue.join("lock/sendmutex");
-    // What is no file there is not waited for.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nonblocking);
-    let file = options.open(&path).map_err(|error| Failure::io("open", &path, &error))?;
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = regular::open_as(&mut options, &path).doing("open", &path)?;
     give_to_send(&file, &paths.queue, &path);
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         let path = path.display();
@@ -202,9 +202,12 @@ fn prepare_process() {
     }
 }
 
+/// Bytes of a file whose first line is wanted.
+const FIRST_LINE_MAX: u64 = 1 << 16;
+
 fn first_line(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().next().unwrap_or_default().trim().to_owned()
+    let text = regular::read(path, FIRST_LINE_MAX).ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// What a newcomer does next.

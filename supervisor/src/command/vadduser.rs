@@ -10,7 +10,7 @@ use mailtree_protocols::vpasswd::PASSWORD_MAX;
 
 use crate::failure::Failure;
 use crate::output;
-use crate::password;
+use crate::password::{self, SHORTEST};
 use crate::vpopmail::{NewUser, Vpopmail};
 
 /// Adds a user to a virtual domain.
@@ -62,6 +62,9 @@ impl Password {
             None => typed()?,
         };
         password::check(&password)?;
+        if password::is_short(&password) {
+            errln!("warning: a password of fewer than {SHORTEST} characters is soon guessed");
+        }
         Ok((password, None))
     }
 }
@@ -72,6 +75,11 @@ fn typed() -> Result<String, Failure> {
     if input.is_terminal() {
         let failed = |error| Failure::temporary(format!("unable to ask for the password: {error}"));
         let password = rpassword::prompt_password("Please enter password: ").map_err(failed)?;
+        if password::is_short(&password) {
+            return Err(Failure::permanent(format!(
+                "this password is soon guessed; allowed: {SHORTEST} characters or more"
+            )));
+        }
         let again = rpassword::prompt_password("enter password again: ").map_err(failed)?;
         if password != again {
             return Err(Failure::permanent("the passwords are not the same"));
@@ -87,15 +95,24 @@ fn typed() -> Result<String, Failure> {
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-/// Arguments as vpopmail's getopt reads `-r[length]`: the length is part of the word.
+/// Arguments as vpopmail's getopt reads `-r[length]`, the length as a part of the word, or, what people type, as the next one.
 pub fn classic(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let with_equals = |argument: OsString| match argument.to_str().and_then(|text| text.strip_prefix("-r")) {
-        Some(length) if !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) => {
-            format!("-r={length}").into()
-        }
-        Some(_) | None => argument,
-    };
-    arguments.into_iter().map(with_equals).collect()
+    let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let mut arguments = arguments.into_iter().peekable();
+    let mut read = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let length = match argument.to_str().and_then(|text| text.strip_prefix("-r")) {
+            // What getopt would take for the domain or the user, which no number is.
+            Some("") => arguments.next_if(|next| next.to_str().is_some_and(|text| is_number(&text))),
+            Some(length) => Some(length).filter(is_number).map(OsString::from),
+            None => None,
+        };
+        read.push(match length {
+            Some(length) => format!("-r={}", length.display()).into(),
+            None => argument,
+        });
+    }
+    read
 }
 
 /// Adds the user.
@@ -176,6 +193,25 @@ mod tests {
         command.clone().debug_assert();
         let words = ["vadduser"].iter().chain(arguments).map(OsString::from);
         Args::from_arg_matches(&command.try_get_matches_from(classic(words))?)
+    }
+
+    #[test]
+    fn a_length_is_part_of_the_option_or_the_word_behind_it() {
+        let read = |text: &str| -> Vec<String> {
+            let words = classic(text.split(' ').map(OsString::from));
+            words.into_iter().map(|word| word.into_string().unwrap()).collect()
+        };
+        for (typed, expected) in [
+            ("vadddomain -r40 m.example", "vadddomain -r=40 m.example"),
+            ("vadddomain -r 40 m.example", "vadddomain -r=40 m.example"),
+            ("vadddomain -r m.example", "vadddomain -r m.example"),
+            ("vadddomain -r 4x.example", "vadddomain -r 4x.example"),
+            ("vadduser a@m.example -r 40", "vadduser a@m.example -r=40"),
+            ("vadddomain m.example -r", "vadddomain m.example -r"),
+            ("vadddomain -rx 40", "vadddomain -rx 40"),
+        ] {
+            assert_eq!(read(typed).join(" "), expected);
+        }
     }
 
     #[test]

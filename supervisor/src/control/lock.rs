@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use mailtree_config::regular;
 use rustix::fs::{FlockOperation, flock};
 
 use super::run_dir;
@@ -39,14 +40,8 @@ pub fn lock(home: &Path) -> Result<Lock, LockError> {
     let mut directory = std::fs::DirBuilder::new();
     directory.recursive(true).mode(0o700).create(&run).map_err(failed)?;
     let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = regular::open_as(&mut options, &path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -1,11 +1,13 @@
 //! The service behind the control socket.
 //!
 //! Owns: the socket and its connections.   Asks: svscan, the queue.   Asked by: nobody.
-//! Dies when: the socket fails.   After a restart: binds anew; a caller that was cut off asks again.
+//! Dies when: the socket fails.   After a restart: takes the same socket, so that callers wait in its backlog; a caller that was
+//! cut off asks again.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,14 +26,19 @@ use crate::svscan::{Refusal, Tree};
 
 /// What the service is called.
 const NAME: &str = "control";
-/// Connections served at once; more wait in the kernel.
-const CONNECTIONS: usize = 32;
+/// Requests answered at once; more wait.
+const REQUESTS: usize = 32;
+/// Connections at once that have not said their request, or wait for their turn; more wait in the kernel. They cost little, and
+/// those that say nothing must not hold up those that do.
+const CONNECTIONS: usize = 256;
 /// Connections that the kernel lets wait.
 const BACKLOG: u32 = 128;
 /// The name of the socket before it is ready.
 const DRAFT: &str = ".control.sock";
-/// Time for the request to arrive, and again for the reply to leave.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Time for the request to arrive: a caller sends it as soon as it is connected.
+const REQUEST: Duration = Duration::from_secs(2);
+/// Time for the reply to leave.
+const REPLY: Duration = Duration::from_secs(10);
 /// Rest after a failed accept, which is lack of descriptors or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -40,10 +47,12 @@ pub type Queue = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json:
 
 /// The control socket of `home` as a service named `control`.
 pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
+    let kept = Kept::default();
     ServiceSpec {
         name: NAME.to_owned(),
         start: Arc::new(move |supervise| {
-            let arguments = Arguments { home: home.clone(), tree: tree.clone(), queue: Arc::clone(&queue) };
+            let (home, tree, queue) = (home.clone(), tree.clone(), Arc::clone(&queue));
+            let arguments = Arguments { home, tree, queue, kept: kept.clone() };
             Box::pin(async move {
                 let (control, _) = Control::spawn_linked(None, Control, arguments, supervise).await?;
                 Ok(Started::deaf(control.get_cell()))
@@ -62,12 +71,52 @@ struct Arguments {
     home: PathBuf,
     tree: Tree,
     queue: Queue,
+    kept: Kept,
+}
+
+/// The socket that a service which died has left to the next one, which the accept loop of the dead one may still hold.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Option<Bound>>>);
+
+struct Bound {
+    listener: std::os::unix::net::UnixListener,
+    /// Device and inode of its name: somebody may have removed that.
+    name: (u64, u64),
+}
+
+impl Kept {
+    /// The socket that is there already, or a new one.
+    fn listen(&self, run: &Path) -> io::Result<UnixListener> {
+        let path = run.join(SOCKET);
+        let name = || std::fs::symlink_metadata(&path).map(|meta| (meta.dev(), meta.ino()));
+        let mut kept = self.lock();
+        if !kept.as_ref().is_some_and(|bound| name().is_ok_and(|name| name == bound.name)) {
+            // A socket without its name is closed first: nobody can reach it.
+            *kept = None;
+            let listener = bind(run)?;
+            *kept = Some(Bound { listener, name: name()? });
+        }
+        match &*kept {
+            Some(bound) => UnixListener::from_std(bound.listener.try_clone()?),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Nobody is listened to any more.
+    fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Bound>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The accept loop owns the connections, and this owns the accept loop: all end with it.
 struct State {
     accept: JoinSet<()>,
     stop: Arc<Notify>,
+    kept: Kept,
     socket: PathBuf,
 }
 
@@ -86,9 +135,9 @@ impl Actor for Control {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { home, tree, queue } = arguments;
+        let Arguments { home, tree, queue, kept } = arguments;
         let run = run_dir(&home);
-        let listener = bind(&run).map_err(|error| {
+        let listener = kept.listen(&run).map_err(|error| {
             StartError::Temporary(format!("unable to bind {}: {error}", run.join(SOCKET).display()))
         })?;
         let mut accept = JoinSet::new();
@@ -98,7 +147,7 @@ impl Actor for Control {
             serve(listener, &stopped, tree, queue).await;
             drop(ended);
         });
-        Ok(State { accept, stop, socket: run.join(SOCKET) })
+        Ok(State { accept, stop, kept, socket: run.join(SOCKET) })
     }
 
     async fn handle(
@@ -114,6 +163,7 @@ impl Actor for Control {
 
     /// `svc -t control` is answered before its own connection ends.
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.kept.close();
         state.stop.notify_one();
         while state.accept.join_next().await.is_some() {}
         // Only tidiness: a socket that nobody answers is replaced by the next start.
@@ -135,7 +185,7 @@ impl Drop for Ended {
 
 /// The socket appears under its name only when it is bound, and it is closed to others before: its mode is that of its
 /// descriptor. No directory is made for it: the host must be commanded on a disk that has no block left.
-fn bind(run: &Path) -> io::Result<UnixListener> {
+fn bind(run: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let short = ShortPath::of(run)?;
     let (draft, path) = (short.join(DRAFT), short.join(SOCKET));
     if std::os::unix::net::UnixStream::connect(&path).is_ok() {
@@ -151,7 +201,7 @@ fn bind(run: &Path) -> io::Result<UnixListener> {
     socket.bind(&draft)?;
     let listener = socket.listen(BACKLOG)?;
     std::fs::rename(&draft, &path)?;
-    Ok(listener)
+    listener.into_std()
 }
 
 /// Serves until told to stop; then nobody new, and those within to their end.
@@ -168,13 +218,14 @@ async fn serve(listener: UnixListener, stop: &Notify, tree: Tree, queue: Queue) 
 
 async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: &Tree, queue: &Queue) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let turns = Arc::new(Semaphore::new(REQUESTS));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (tree, queue) = (tree.clone(), Arc::clone(queue));
+                let (tree, queue, turns) = (tree.clone(), Arc::clone(queue), Arc::clone(&turns));
                 connections.spawn(async move {
-                    if let Err(error) = converse(stream, &tree, &queue).await {
+                    if let Err(error) = converse(stream, &turns, &tree, &queue).await {
                         tracing::debug!(%error, "control: connection failed: {error}");
                     }
                     drop(permit);
@@ -188,13 +239,15 @@ async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: &T
     }
 }
 
-async fn converse(stream: UnixStream, tree: &Tree, queue: &Queue) -> io::Result<()> {
+async fn converse(stream: UnixStream, turns: &Semaphore, tree: &Tree, queue: &Queue) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(MAX_REQUEST as u64 + 1));
-    let read = tokio::time::timeout(DEADLINE, read.read_until(b'\n', &mut line));
-    let reply = match read.await {
-        Err(_) => Reply::Error(format!("no request within {} s", DEADLINE.as_secs())),
+    let read = tokio::time::timeout(REQUEST, read.read_until(b'\n', &mut line));
+    let read = read.await;
+    let _turn = turns.acquire().await.map_err(io::Error::other)?;
+    let reply = match read {
+        Err(_) => Reply::Error(format!("no request within {} s", REQUEST.as_secs())),
         Ok(Err(error)) => return Err(error),
         Ok(Ok(_)) if line.len() > MAX_REQUEST => {
             Reply::Error(format!("request longer than {MAX_REQUEST} bytes"))
@@ -213,7 +266,7 @@ async fn converse(stream: UnixStream, tree: &Tree, queue: &Queue) -> io::Result<
         write.write_all(&line).await?;
         write.shutdown().await
     };
-    tokio::time::timeout(DEADLINE, write).await?
+    tokio::time::timeout(REPLY, write).await?
 }
 
 async fn answer(request: Request, tree: &Tree, queue: &Queue) -> Reply {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use mailtree_config::regular;
 use mailtree_protocols::envelope;
 use mailtree_protocols::queue::{Channel, Dir, MessageId};
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
@@ -44,7 +45,7 @@ impl Place {
         let path = disk.mess(self.id);
         if super::read::holds(&path, body)? {
             // From before a crash: made by this host for this message.
-            unsynced.file(File::open(&path)?);
+            unsynced.file(regular::open(&path)?.ok_or(io::ErrorKind::NotFound)?);
         } else {
             if fs::symlink_metadata(&path).is_ok() && !super::holds_or_less(&path, body) {
                 let what = format!("{}: another message: left alone", path.display());

@@ -7,11 +7,11 @@ use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use mailtree_config::regular;
 use mailtree_protocols::envelope::{self, Envelope, Recipient};
 use mailtree_protocols::queue::{Channel, Dir, Layout, MAX_SPLIT, MessageId, State};
 
 use super::{Disk, micros};
-use crate::cdb_files::{open_regular, open_with_metadata};
 use crate::clock::unix;
 
 /// Largest envelope file that is read back.
@@ -121,7 +121,7 @@ pub fn layout(root: &Path) -> io::Result<Layout> {
 
 /// Whether the file at `path` holds exactly `bytes`.
 pub(super) fn holds(path: &Path, bytes: &[u8]) -> io::Result<bool> {
-    let Some((file, meta)) = open_with_metadata(path)? else { return Ok(false) };
+    let Some((file, meta)) = regular::open_with_metadata(path)? else { return Ok(false) };
     if meta.len() != bytes.len() as u64 || meta.nlink() != 1 {
         return Ok(false);
     }
@@ -133,7 +133,7 @@ pub(super) fn holds(path: &Path, bytes: &[u8]) -> io::Result<bool> {
 /// Whether the file at `path` holds `bytes` or a beginning of them: what this host was writing when it crashed.
 pub(in super::super) fn holds_or_less(path: &Path, bytes: &[u8]) -> bool {
     let read = || {
-        let Some(file) = open_regular(path)? else { return Ok(None) };
+        let Some(file) = regular::open(path)? else { return Ok(None) };
         let mut found = Vec::with_capacity(bytes.len());
         file.take(bytes.len() as u64 + 1).read_to_end(&mut found)?;
         Ok::<_, io::Error>(Some(found))
@@ -166,7 +166,10 @@ impl Disk {
     }
 
     fn open_file(&self, dir: Dir, id: MessageId) -> io::Result<(File, Metadata)> {
-        open_with_metadata(&self.path(dir, id))?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let path = self.path(dir, id);
+        let found = regular::open_with_metadata(&path)
+            .and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        found.map_err(|error| super::named(&path, &error))
     }
 
     pub(super) fn read(&self, dir: Dir, id: MessageId) -> io::Result<Vec<u8>> {

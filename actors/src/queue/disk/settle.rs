@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use mailtree_config::regular;
 use mailtree_protocols::envelope;
 use mailtree_protocols::queue::{Channel, Dir, MessageId};
 
 use super::super::crash::{Point, reached};
-use super::{Disk, Operation, Unsynced};
+use super::{Disk, Operation, Unsynced, named};
 
 /// Notes what became of recipients: S5 → S5.
 pub(in super::super) struct Settle {
@@ -32,16 +33,16 @@ impl Operation for Settle {
             return Ok(());
         }
         let path = disk.path(Dir::Bounce, self.id);
-        let file = match OpenOptions::new().append(true).open(&path) {
+        let mut options = OpenOptions::new();
+        let file = match regular::open_as(options.append(true), &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mode = Dir::Bounce.mode();
-                let file = OpenOptions::new().append(true).create_new(true).mode(mode).open(&path)?;
+                let file = options.create_new(true).mode(Dir::Bounce.mode()).open(&path)?;
                 disk.give(&file, &path)?;
                 Ok(file)
             }
             opened => opened,
         };
-        let mut file = file?;
+        let mut file = file.map_err(|error| named(&path, &error))?;
         file.write_all(&self.bounce)?;
         reached(Point::BounceWritten);
         // The bounce must not be lost once the recipient counts as done.
@@ -74,10 +75,11 @@ impl Operation for Settle {
 
 /// `local/ID` or `remote/ID`; none when another delivery was the last one and has finished the channel meanwhile.
 fn existing(disk: &Disk, channel: Channel, id: MessageId) -> io::Result<Option<File>> {
-    match OpenOptions::new().write(true).open(disk.path(channel.dir(), id)) {
+    let path = disk.path(channel.dir(), id);
+    match regular::open_as(OpenOptions::new().write(true), &path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(named(&path, &error)),
     }
 }
 

@@ -9,10 +9,10 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use mailtree_config::regular;
 use mailtree_protocols::queue::{Dir, MessageId};
 
 use super::{Disk, Operation, Unsynced, absent_is_fine};
-use crate::cdb_files::open_regular;
 
 /// How their names in `pid/` begin.
 pub(super) const PREFIX: &str = "spare.";
@@ -39,7 +39,7 @@ impl Spare {
 
     /// Its file, open, if that is still the one that was made: regular, one name, the same inode.
     pub(in super::super) fn held(self, disk: &Disk) -> Option<File> {
-        let file = open_regular(&Self::path(disk, self.number)).ok().flatten()?;
+        let file = regular::open(&Self::path(disk, self.number)).ok().flatten()?;
         let meta = file.metadata().ok()?;
         (meta.nlink() == 1 && meta.ino() == self.id.0).then_some(file)
     }
@@ -49,7 +49,7 @@ impl Spare {
     /// finds no `mess` of that name, or, as in any queue that was copied, takes another.
     pub(super) fn open(self, disk: &Disk) -> io::Result<(File, PathBuf)> {
         let path = Self::path(disk, self.number);
-        let made = match open_regular(&path)? {
+        let made = match regular::open(&path)? {
             Some(file) => {
                 let meta = file.metadata()?;
                 meta.nlink() == 1 && meta.ino() == self.id.0
@@ -57,7 +57,7 @@ impl Spare {
             None => false,
         };
         if made {
-            let file = OpenOptions::new().write(true).open(&path)?;
+            let file = regular::open_as(OpenOptions::new().write(true), &path)?;
             file.set_len(0)?;
             return Ok((file, path));
         }

@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use mailtree_config::regular;
 use mailtree_protocols::journal::PAGE;
-use rustix::fs::{Advice, OFlags, fadvise};
+use rustix::fs::{Advice, fadvise};
 
 /// What a new segment is written in.
 const PIECE: usize = 1024 * 1024;
@@ -71,8 +72,7 @@ impl FileDisk {
 
     fn opened(&self, number: u32) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(no_follow()).open(self.path(number))?;
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+        regular::open_itself(options.read(true).write(true), &self.path(number))
     }
 
     fn file(&mut self, number: u32) -> io::Result<&File> {
@@ -225,7 +225,7 @@ impl Disk for FileDisk {
         let copies = self.copies(number)?;
         let name = |n: u32| self.directory.join(format!("{number:08}.damaged.{n}"));
         // A host that is started again and again does not fill the disk with it.
-        if fs::read(name(copies)).is_ok_and(|copy| copy == bytes) {
+        if regular::read(&name(copies), bytes.len() as u64).is_ok_and(|copy| copy.as_ref() == Some(&bytes)) {
             return Ok(name(copies));
         }
         let path = name(copies + 1);
@@ -242,10 +242,6 @@ impl Disk for FileDisk {
         fs::remove_file(self.path(number))?;
         self.sync_directory()
     }
-}
-
-fn no_follow() -> i32 {
-    OFlags::NOFOLLOW.bits().cast_signed()
 }
 
 /// Gives `file` the owner and group of `directory`.

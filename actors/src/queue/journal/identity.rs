@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use mailtree_config::regular;
+
 /// Longer than any such file, in bytes.
 const MAX: u64 = 4096;
 
@@ -23,7 +25,7 @@ impl Identity {
     /// What the file at `path` says. Without a file there is no journal yet.
     pub(in crate::queue) fn read(path: &Path) -> io::Result<Self> {
         let boot = boot()?;
-        let Some(file) = crate::cdb_files::open_regular(path)? else {
+        let Some(file) = regular::open(path)? else {
             return Ok(Self { journal: None, newest: 0, boot });
         };
         let mut text = String::new();
@@ -43,7 +45,9 @@ impl Identity {
     pub(in crate::queue) fn note(path: &Path, journal: [u8; 16], newest: u64) -> io::Result<()> {
         let hex = hex(journal);
         let new = path.with_extension("id.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = regular::open_as(&mut options, &new)?;
         write!(file, "journal {hex}\nnewest {newest}\n")?;
         file.sync_all()?;
         fs::rename(&new, path)?;

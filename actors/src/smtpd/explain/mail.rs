@@ -8,21 +8,23 @@ use mailtree_protocols::spf::{self, Behavior, Decision};
 use super::super::client::Client;
 use super::super::recipient::Chkuser;
 use super::super::{Smtpd, sender as session};
-use super::{Line, line};
+use super::{Greeting, Line, line};
 use crate::clock::unix_now;
 use crate::filter;
 
 impl Smtpd {
-    /// What the lists, chkuser and SPF say of a sender, in the order of a session; the reply if one refuses.
-    pub(super) async fn explain_sender(
+    /// What the lists, chkuser and SPF say at MAIL, in the order of a session; the reply if one refuses.
+    pub(super) async fn explain_mail(
         &self,
         controls: &control::Smtpd,
         client: &Client,
-        sender: &[u8],
+        said: Greeting<'_>,
         lines: &mut Vec<Line>,
     ) -> Result<(), String> {
         let relays = client.is_set("RELAYCLIENT");
-        lines.push(line("from", format!("<{}>", String::from_utf8_lossy(sender))));
+        if let Some(sender) = said.sender {
+            lines.push(line("from", format!("<{}>", String::from_utf8_lossy(sender))));
+        }
         let mut step = |what, refusal: Option<Refusal>, found: String| match refusal {
             None => {
                 lines.push(line(what, found));
@@ -34,6 +36,22 @@ impl Smtpd {
                 Err(reply)
             }
         };
+        if let Some(helo) = said.helo {
+            let lists = [Some(&controls.badhelo), (!relays).then_some(&controls.badhelonorelay)];
+            let shown = String::from_utf8_lossy(helo);
+            if client.is_set("NOBADHELO") {
+                step("helo", None, format!("{shown}: badhelo is not asked (NOBADHELO)"))?;
+            } else {
+                match lists.into_iter().flatten().find_map(|list| list.matches(helo)) {
+                    None => step("helo", None, format!("{shown}: not on the list"))?,
+                    Some(found) => {
+                        let refusal = Refusal::helo_denied();
+                        step("helo", Some(refusal), format!("{shown}: badhelo line {}", found.line))?;
+                    }
+                }
+            }
+        }
+        let Some(sender) = said.sender else { return Ok(()) };
         if client.is_set("DISABLE_BADMAILFROM") {
             step("badmailfrom", None, "not asked (DISABLE_BADMAILFROM)".to_owned())?;
         } else {
@@ -69,8 +87,8 @@ impl Smtpd {
         if relays {
             return step("spf", None, "not checked: the client may relay".to_owned());
         }
-        // What the client says in HELO is not known here; its name is the best guess.
-        let helo = client.host().unwrap_or_default().as_bytes();
+        // Of a client whose HELO is not known its name is the best guess.
+        let helo = said.helo.unwrap_or_else(|| client.host().unwrap_or_default().as_bytes());
         let receiver = &controls.me;
         let asked = spf::Client { ip: client.ip(), helo, sender, receiver, now: unix_now() };
         let outcome = filter::spf::check(&asked, &controls.spf, &self.resolver).await;

@@ -1,6 +1,9 @@
 //! What `check` looks at for SMTP: certificates, variables, rblsmtpd and its lists, simscan and its scanners.
 
-use mailtree_actors::filter::rblsmtpd;
+use std::net::{IpAddr, Ipv4Addr};
+
+use mailtree_actors::filter::{self, rblsmtpd};
+use mailtree_actors::listen::unusable;
 use mailtree_actors::tls;
 use mailtree_config::host::{Service, Smtpd};
 use mailtree_config::{Control, Host, Origin, Problem};
@@ -9,7 +12,7 @@ use mailtree_protocols::chkuser::settings::Settings;
 use mailtree_protocols::rblsmtpd::arguments::Arguments;
 use mailtree_protocols::rblsmtpd::source::Source;
 use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
-use mailtree_protocols::spf::Behavior;
+use mailtree_protocols::spf::{Behavior, Client, Options, SpfResult};
 
 use super::{Findings, same_records};
 use crate::boot::front;
@@ -46,6 +49,12 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
         test(host, lists, found);
     }
     scanners(host, found);
+    spf(host, found);
+    for (name, service) in &host.services {
+        // Another user may start the host: no more than a warning.
+        let refused = service.listen().iter().filter_map(|address| unusable(*address));
+        found.warnings.extend(refused.map(|why| format!("services.{name}.listen: {why}")));
+    }
 }
 
 /// Pings the scanners that the rules of simscan name. One that does not answer is a warning: it may be down for now.
@@ -184,6 +193,49 @@ fn test(host: &Host, lists: Vec<(String, Source)>, found: &mut Findings) {
             }
         }
         Err(failure) => found.warnings.push(format!("the lists of rblsmtpd were not tried: {failure}")),
+    }
+}
+
+/// Tries the domains that `spfrules` and `spfguess` have asked for each sender. Without a record of theirs every sender that does
+/// not pass before becomes permerror (RFC 7208 5.2), which refuses nobody below behavior 6.
+fn spf(host: &Host, found: &mut Findings) {
+    // Files that cannot be read are named elsewhere.
+    let Ok(controls) = Control::new(&host.paths().control).smtpd() else { return };
+    let included: Vec<_> = controls.spf.included().collect();
+    if included.is_empty() {
+        return;
+    }
+    let tried = offline::run(host, async |front| {
+        let mut tried = Vec::new();
+        for (file, domain) in included {
+            let sender = format!("postmaster@{domain}");
+            // Whoever it is (RFC 5737): whether there is a record that can be followed is asked.
+            let ip = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+            let client = Client { ip, helo: b"", sender: sender.as_bytes(), receiver: &controls.me, now: 0 };
+            let outcome = filter::spf::check(&client, &Options::default(), &front.resolver).await;
+            let why = match outcome.result {
+                SpfResult::None => Some("has no SPF record: senders become permerror".to_owned()),
+                SpfResult::Permerror => Some(format!(
+                    "has a bad SPF record: senders become permerror: {}",
+                    outcome.problem.unwrap_or_default()
+                )),
+                SpfResult::Temperror => Some("does not answer now".to_owned()),
+                _ => None,
+            };
+            tried.push((format!("control/{file}: {domain}"), why));
+        }
+        Ok(tried)
+    });
+    match tried {
+        Ok(tried) => {
+            for (what, why) in tried {
+                match why {
+                    Some(why) => found.warnings.push(format!("{what} {why}")),
+                    None => found.tried.push(format!("{what} works")),
+                }
+            }
+        }
+        Err(failure) => found.warnings.push(format!("the domains of spfrules were not tried: {failure}")),
     }
 }
 
