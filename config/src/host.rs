@@ -424,11 +424,11 @@ impl Host {
         problems
     }
 
-    /// Every setting in force with its origin.
+    /// Every setting in force with its origin; paths as [`Host::resolve`] gives them.
     pub fn settings(&self) -> Vec<Setting> {
         let mut list = List { places: &self.places, settings: Vec::new() };
-        list.add("qmail_home", self.qmail_home.display());
-        list.add("vpopmail_home", self.vpopmail_home.display());
+        list.add("qmail_home", self.resolve(&self.qmail_home).display());
+        list.add("vpopmail_home", self.resolve(&self.vpopmail_home).display());
         list.add(
             "log.format",
             match self.log.format {
@@ -442,7 +442,10 @@ impl Host {
         for (name, service) in &self.services {
             let name = |field: &str| format!("services.{name}.{field}");
             match service {
-                Service::Smtpd(smtpd) => smtpd.settings(&mut |field, value| list.add(&name(field), value)),
+                Service::Smtpd(smtpd) => smtpd.settings(&mut |field, value| match field {
+                    "rules" => list.add(&name(field), self.resolve(&smtpd.rules).display()),
+                    field => list.add(&name(field), value),
+                }),
                 Service::Metrics(metrics) => list.add(&name("listen"), metrics.listen),
             }
         }
@@ -467,7 +470,10 @@ impl Host {
             None => list.add("remote.outgoing_ip", "the system's choice"),
         }
         self.auth.settings(&mut |field, value| list.add(field, value));
-        self.scanners.settings(&mut |field, value| list.add(field, value));
+        self.scanners.settings(&mut |field, value| match (field, &self.scanners.quarantine) {
+            ("scanners.quarantine", Some(dir)) => list.add(field, self.resolve(dir).display()),
+            (field, _) => list.add(field, value),
+        });
         self.programs.settings(&mut |field, value| list.add(field, value));
         list.settings
     }

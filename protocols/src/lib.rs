@@ -44,6 +44,7 @@ pub mod tcprules;
 pub mod tcpserver;
 pub mod tcpto;
 pub mod validrcptto;
+pub mod variable;
 pub mod virtualdomains;
 pub mod visible;
 pub mod vpasswd;

@@ -15,6 +15,7 @@ pub use lookup::{Client, HOST_MAX, Hit, INFO_MAX, LookupError, lookup, tcprulesc
 pub use variables::Variables;
 
 use crate::cdb::{self, CdbMake};
+use crate::variable;
 
 /// Most variables of one rule.
 pub const VARIABLES_MAX: usize = 1024;
@@ -67,6 +68,33 @@ pub fn parse(text: &[u8]) -> Result<Vec<Rule>, Error> {
         rules.extend(keys.into_iter().map(|address| Rule { address, data: data.clone() }));
     }
     Ok(rules)
+}
+
+/// What may be meant otherwise in a file of rules: the number of a line, and what is odd about a variable that it sets. Names in
+/// `custom` mean something to this host. Lines that are no rule are skipped.
+pub fn doubtful(text: &[u8], custom: &[String]) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (line, number) in text.split(|&b| b == b'\n').zip(1..) {
+        // As a file of one line it is a rule or none.
+        let Ok(rules) = parse(line) else { continue };
+        let Some(rule) = rules.first() else { continue };
+        let assigned = rule.data.split(|&b| b == 0).filter_map(|item| item.strip_prefix(b"+"));
+        let assigned: Vec<(String, Vec<u8>)> = assigned
+            .filter_map(|item| {
+                let equals = memchr::memchr(b'=', item)?;
+                Some((String::from_utf8_lossy(&item[..equals]).into_owned(), item[equals + 1..].to_vec()))
+            })
+            .collect();
+        for (name, _) in &assigned {
+            if let Some(meant) = variable::meant(name, custom.iter().map(String::as_str)) {
+                found.push((number, format!("{name} is no variable of this host; {meant}?")));
+            }
+        }
+        let get =
+            |name: &str| assigned.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+        found.extend(variable::bad_values(&get).into_iter().map(|bad| (number, bad)));
+    }
+    found
 }
 
 /// The bytes of the database, the same as tcprules writes; of several rules for one address the first counts.

@@ -17,6 +17,7 @@ pub mod notify;
 mod offline;
 mod password;
 pub mod queue_requests;
+mod rules;
 pub mod service;
 pub mod signals;
 pub mod status;

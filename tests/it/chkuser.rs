@@ -673,6 +673,8 @@ fn users_that_cannot_be_read_are_refused_for_now() {
         let cdb = setup.home().join("domains").join(domain).join("vpasswd.cdb");
         fs::rename(&cdb, cdb.with_extension("kept")).unwrap();
     }
+    // From a vpasswd the database would be made anew.
+    fs::remove_file(setup.home().join("domains/missing.test/vpasswd")).unwrap();
     write(&setup, "damaged.test", "vpasswd.cdb", "no database");
     write(&setup, "directory.test", "vpasswd.cdb/file", "");
     setup.user("odd@mx.test");

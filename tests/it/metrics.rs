@@ -158,7 +158,8 @@ fn readers_that_do_not_read_take_nothing_from_the_mail() {
     host.send("sender@mx.test", &["bob@mx.test"], &letter("beside", 1000));
     host.maildir("bob").wait(1, PATIENCE);
     let now = descriptors(host.pid());
-    assert!(now < before + 40, "{now} descriptors, {before} before");
+    // Sixteen connections, and what the queue holds open for mail to come, at most half of all.
+    assert!(now < before + 16 + 100, "{now} descriptors, {before} before");
     // Another host's scrape is not kept waiting by those.
     let page = get_over(dial_from("127.0.0.2", metrics).unwrap(), "/metrics").unwrap();
     let found = Metrics::parse(&page);

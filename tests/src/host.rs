@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -455,11 +455,20 @@ impl Host {
         panic!("still in the queue after {limit:?}: {left:#?}\n{}", self.run(&["qmail-qstat"]).stdout);
     }
 
-    /// Replaces a control file, as qmail's and vpopmail's programs do.
+    /// Puts a control file in place of the old one; it has been finished for a while, and counts at once.
     pub fn control(&self, name: &str, text: &str) {
         let new = self.home().join("control").join(format!("{name}.new"));
         fs::write(&new, text).unwrap();
+        let finished = SystemTime::now() - Duration::from_secs(1);
+        fs::File::open(&new).unwrap().set_modified(finished).unwrap();
         fs::rename(&new, new.with_file_name(name)).unwrap();
+    }
+
+    /// Removes a control file, a while ago.
+    pub fn without_control(&self, name: &str) {
+        let dir = self.home().join("control");
+        fs::remove_file(dir.join(name)).unwrap();
+        fs::File::open(dir).unwrap().set_modified(SystemTime::now() - Duration::from_secs(1)).unwrap();
     }
 
     /// Sends a signal to the host's process.

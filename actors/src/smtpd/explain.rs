@@ -13,6 +13,7 @@ use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::Policy;
 use mailtree_protocols::spf::Behavior;
 use mailtree_protocols::spp::Section;
+use mailtree_protocols::variable::{self, Fate};
 
 use super::Smtpd;
 use super::client::Client;
@@ -202,7 +203,15 @@ impl Smtpd {
                 continue;
             };
             let variable = Some((shown.to_string(), text.to_string()));
-            let found = format!("{shown}=\"{}\"  ({from})", text.escape_debug());
+            let mark = match variable::fate(&shown) {
+                Fate::NotYet(why) => format!("; not obeyed here: {why}"),
+                Fate::Stranger => match variable::meant(&shown, []) {
+                    Some(meant) => format!("; no variable of this host: {meant}?"),
+                    None => String::new(),
+                },
+                Fate::Obeyed | Fate::OfTheScript => String::new(),
+            };
+            let found = format!("{shown}=\"{}\"  ({from}{mark})", text.escape_debug());
             lines.push(Line { what: "variable", found, variable });
         }
         Ok((client, lines, deny))

@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_told() {
         let table: [(&[(&str, &str)], &str); 8] = [
-            (&[("servercert.pem/directory", "")], "! servercert.pem: not a regular file"),
+            (&[("servercert.pem/directory", "")], "! servercert.pem: unable to read: not a regular file"),
             (
                 &[("servercerts/a.example/servercert.pem", "")],
                 "? servercerts: of no use without servercert.pem",

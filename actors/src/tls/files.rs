@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(read(&path).unwrap().unwrap().len(), 1024 * 1024);
         fs::write(&path, vec![b'a'; 1024 * 1024 + 1]).unwrap();
         assert_eq!(read(&path).unwrap_err().text, "longer than 1 MiB");
-        assert_eq!(read(directory.path()).unwrap_err().text, "not a regular file");
+        assert_eq!(read(directory.path()).unwrap_err().text, "unable to read: not a regular file");
         // What lies under a file is as little there as what lies nowhere.
         assert_eq!(read(&path.join("servercert.pem")), Ok(None));
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::tcprules;
+use mailtree_protocols::variable::{self, Fate};
 
-use super::toaster::{self, Fate};
 use super::{Old, Report, shown};
 
 /// Where sources of rules lie, beside those next to their database.
@@ -79,7 +79,7 @@ fn database(old: &Old, path: &Path, report: &mut Report) {
     }
     for ((name, value), count) in variables {
         let what = format!("{} in {count} rules", shown(&name));
-        match toaster::variable(&name) {
+        match variable::fate(&name) {
             Fate::Obeyed if name == "QMAILQUEUE" => queue_program(old, &value, &what, &from, report),
             Fate::Obeyed => report.taken(what, from.clone(), "obeyed"),
             Fate::NotYet(why) => report.not_yet(what, from.clone(), why),

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::durable;
 use crate::elsewhere::{doubtful, find, in_time};
 use crate::output;
+use crate::rules;
 
 /// Shows every setting in force with its origin; fails if one is bad.
 #[derive(Debug, clap::Args)]
@@ -136,6 +137,8 @@ fn print_json(home: &Path, found: &Findings) {
 
 fn examine(home: &Path) -> Findings {
     let mut found = Findings::default();
+    // Whoever reads a path need not know where he was then.
+    let home = &std::path::absolute(home).unwrap_or_else(|_| home.to_owned());
     let (host, paths) = match Host::load(home) {
         Ok(host) => {
             found.settings.extend(host.settings());
@@ -245,6 +248,7 @@ impl Findings {
     /// The compiled rules of each service, and whether their source has changed since.
     fn rules(&mut self, host: &Host) {
         let mut seen: Vec<PathBuf> = Vec::new();
+        self.warnings.extend(rules::not_in_force(host));
         for (_, service) in &host.services {
             let Service::Smtpd(smtpd) = service else { continue };
             let compiled = host.resolve(&smtpd.rules);
@@ -265,6 +269,7 @@ impl Findings {
             }
             let source = compiled.with_extension("");
             let Some(text) = self.read(&source) else { continue };
+            self.warnings.extend(rules::doubtful(host, &source, &text));
             match tcprules::parse(&text).and_then(|rules| tcprules::compile(&rules)) {
                 Ok(fresh) if same_records(&fresh, &bytes) => {}
                 Ok(_) => self.problem(

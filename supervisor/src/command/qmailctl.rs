@@ -1,7 +1,6 @@
 //! `qmailctl`: one program for the whole mail host, as the script of this name in "Life with qmail".
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use mailtree_config::Host;
@@ -10,7 +9,8 @@ use mailtree_protocols::simscan::simcontrol::Simcontrol;
 
 use super::{qmail_qread, svc, svok, svstat, tcprules};
 use crate::durable::{self, Owner};
-use crate::failure::Failure;
+use crate::failure::{Doing as _, Failure};
+use crate::rules;
 
 const USAGE: &str =
     "Usage: qmailctl {start|stop|restart|doqueue|flush|reload|stat|pause|cont|cdb|queue|help}";
@@ -164,11 +164,18 @@ fn queue(home: &Path) -> ExitCode {
 /// Compiles every file that has a database in the running host; the first that cannot be stops it.
 fn cdb(home: &Path) -> Result<(), Failure> {
     let host = Host::load(home)?;
-    for source in rules(&host)? {
-        reload(&source, tcprules::compile)?;
+    for source in rules::sources(&host)? {
+        let source = std::path::absolute(&source).doing("find", &source)?;
+        let text = reload(&source, tcprules::compile)?;
+        for said in rules::doubtful(&host, &source, &text) {
+            errln!("qmailctl: warning: {said}");
+        }
+    }
+    for said in rules::not_in_force(&host) {
+        errln!("qmailctl: warning: {said}");
     }
     let simcontrol = host.paths().control.join("simcontrol");
-    if simcontrol.exists() { reload(&simcontrol, simcontrol_cdb) } else { Ok(()) }
+    if simcontrol.exists() { reload(&simcontrol, simcontrol_cdb).map(drop) } else { Ok(()) }
 }
 
 /// What simscanmk makes of `control/simcontrol`.
@@ -177,25 +184,8 @@ fn simcontrol_cdb(text: &[u8]) -> Result<Vec<u8>, Failure> {
     compiled.map_err(|error| Failure::permanent(error.to_string()))
 }
 
-/// The sources of the rules of all services: the database's path without `.cdb`.
-fn rules(host: &Host) -> Result<BTreeSet<PathBuf>, Failure> {
-    let rules = host.services.iter().filter_map(|(_, service)| match service {
-        Service::Smtpd(smtpd) => Some(host.resolve(&smtpd.rules)),
-        Service::Metrics(_) => None,
-    });
-    rules
-        .map(|cdb| match cdb.extension() {
-            Some(extension) if extension == "cdb" => Ok(cdb.with_extension("")),
-            _ => Err(Failure::permanent(format!(
-                "rules: {}; allowed: a path with .cdb at its end",
-                cdb.display()
-            ))),
-        })
-        .collect()
-}
-
-/// Compiles a file into the one of the same name with `.cdb`, which stays as it is if that fails.
-fn reload(source: &Path, compile: impl Fn(&[u8]) -> Result<Vec<u8>, Failure>) -> Result<(), Failure> {
+/// Compiles a file into the one of the same name with `.cdb`, which stays as it is if that fails. The file's text.
+fn reload(source: &Path, compile: impl Fn(&[u8]) -> Result<Vec<u8>, Failure>) -> Result<Vec<u8>, Failure> {
     let missing = || Failure::temporary(format!("unable to read {}: file does not exist", source.display()));
     let text = durable::read(source)?.ok_or_else(missing)?;
     let cdb = compile(&text).map_err(|failure| failure.within(source))?;
@@ -203,7 +193,7 @@ fn reload(source: &Path, compile: impl Fn(&[u8]) -> Result<Vec<u8>, Failure>) ->
     path.push(".cdb");
     durable::replace(Path::new(&path), &cdb, 0o644, Owner::own())?;
     outln!("Reloaded {}.", source.display());
-    Ok(())
+    Ok(text)
 }
 
 #[cfg(test)]

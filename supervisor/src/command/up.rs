@@ -26,6 +26,7 @@ use crate::elsewhere;
 use crate::failure::{Doing as _, Failure};
 use crate::notify::Manager;
 use crate::output;
+use crate::rules;
 use crate::signals::{Ending, Signals};
 use crate::status::{Phase, Row};
 use crate::svscan::{Options, Tree};
@@ -104,6 +105,9 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let grace = host.grace;
     if rustix::process::geteuid().is_root() {
         tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
+    }
+    for said in rules::not_in_force(&host) {
+        tracing::warn!("warning: {said}");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING).build();

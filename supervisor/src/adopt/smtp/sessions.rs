@@ -1,10 +1,10 @@
 //! What sessions find: environment, AUTH, TLS.
 
 use mailtree_protocols::runscript::{Kind, Word};
+use mailtree_protocols::variable::{self, Fate};
 
 use super::Decision;
 use crate::adopt::ron::{list, quoted};
-use crate::adopt::toaster::{self, Fate};
 use crate::adopt::users;
 
 impl Decision<'_> {
@@ -28,7 +28,7 @@ impl Decision<'_> {
         }
         let mut environment: Vec<(String, String)> = Vec::new();
         for (name, word) in &service.script.environment {
-            match (toaster::variable(name), word.known()) {
+            match (variable::fate(name), word.known()) {
                 (Fate::OfTheScript, _) => (),
                 (Fate::Obeyed | Fate::Stranger, Some(value)) => {
                     environment.push((name.clone(), value.to_owned()));

@@ -7,19 +7,15 @@ use mailtree_actors::listen::unusable;
 use mailtree_actors::tls;
 use mailtree_config::host::{Service, Smtpd};
 use mailtree_config::{Control, Host, Origin, Problem};
-use mailtree_protocols::auth::smtpauth::SmtpAuth;
-use mailtree_protocols::chkuser::settings::Settings;
 use mailtree_protocols::rblsmtpd::arguments::Arguments;
 use mailtree_protocols::rblsmtpd::source::Source;
 use mailtree_protocols::simscan::simcontrol::{self, Simcontrol};
-use mailtree_protocols::spf::{Behavior, Client, Options, SpfResult};
+use mailtree_protocols::spf::{Client, Options, SpfResult};
+use mailtree_protocols::variable;
 
 use super::{Findings, same_records};
 use crate::boot::front;
 use crate::offline;
-
-/// Variables that are whole numbers.
-const NUMBERS: [&str; 3] = ["DATABYTES", "BRTLIMIT", "SMTPD_GREETDELAY"];
 
 /// Looks at all services of SMTP of a host.
 pub(super) fn examine(host: &Host, found: &mut Findings) {
@@ -34,6 +30,13 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
         if let Some(needs) = needs.filter(|_| !certificate.exists()) {
             let text = format!("missing; without it services.{name}, which has {needs}, takes no mail");
             found.problem(&certificate, text);
+        }
+        for (variable, _) in &smtpd.environment {
+            if let Some(meant) = variable::meant(variable, []) {
+                let text =
+                    format!("services.{name}.environment: {variable} is no variable of this host; {meant}?");
+                found.warnings.push(text);
+            }
         }
         for bad in variables(smtpd) {
             found.field(host, &format!("services.{name}.environment"), &bad);
@@ -149,28 +152,7 @@ fn variables(smtpd: &Smtpd) -> Vec<String> {
         let found = smtpd.environment.iter().find(|(own, _)| own == name);
         found.map(|(_, value)| value.as_bytes().to_vec())
     };
-    let mut bad = Vec::new();
-    if let Some(value) = get("SMTPAUTH")
-        && let Err(error) = SmtpAuth::parse(&value)
-    {
-        bad.push(error.to_string());
-    }
-    if let Some(value) = get("SPFBEHAVIOR")
-        && let Err(error) = String::from_utf8_lossy(&value).parse::<Behavior>()
-    {
-        bad.push(error.to_string());
-    }
-    if let Err(error) = Settings::read(&get, None) {
-        bad.push(error.to_string());
-    }
-    for name in NUMBERS {
-        if let Some(value) = get(name)
-            && (value.is_empty() || !value.iter().all(u8::is_ascii_digit))
-        {
-            bad.push(format!("{name}=\"{}\"; allowed: a whole number", value.escape_ascii()));
-        }
-    }
-    bad
+    variable::bad_values(&get)
 }
 
 /// Asks every list whether it works (RFC 5782 5). One that does not is a warning: it may be the network's fault.
