@@ -131,9 +131,9 @@ pub fn bad_values(get: &dyn Fn(&str) -> Option<Vec<u8>>) -> Vec<String> {
         bad.push(error.to_string());
     }
     if let Some(value) = get("SPFBEHAVIOR")
-        && let Err(error) = String::from_utf8_lossy(&value).parse::<Behavior>()
+        && String::from_utf8_lossy(&value).parse::<Behavior>().is_err()
     {
-        bad.push(error.to_string());
+        bad.push(format!("SPFBEHAVIOR=\"{}\"; allowed: 0 to 6", value.escape_ascii()));
     }
     if let Err(error) = Settings::read(get, None) {
         bad.push(error.to_string());
@@ -161,7 +161,7 @@ mod tests {
             ("RELAYCLIENTS", Some("RELAYCLIENT")),
             ("QMAILQEUE", Some("QMAILQUEUE")),
             ("SPFBEHAVIOUR", Some("SPFBEHAVIOR")),
-            ("SMTPSS", None),
+            ("SMTPSS", Some("SMTPS")),
             ("RBLSMTPD", None),
             ("DKQUEUE", None),
             ("PATH", None),

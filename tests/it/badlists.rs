@@ -251,6 +251,7 @@ fn a_bad_expression_is_named_with_file_and_line() {
         senders(&host, &[(STRANGER, "a@good.test", OK)]);
         host.wait_log(&format!("alert: {named}; what was there before stays in force"));
         host.without_control(file);
+        senders(&host, &[(STRANGER, "a@good.test", OK)]);
     }
 }
 

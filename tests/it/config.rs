@@ -180,6 +180,7 @@ fn a_control_file_gone_bad_leaves_in_force_what_was_there_and_is_said_once() {
     host.control("databytes", "3000\n");
     let mut session = host.smtp();
     assert!(session.command("EHLO x").unwrap().text().contains("SIZE 3000"));
+    host.wait_log("alert: *databytes: unable to read*");
     let alerts = host.log().lines().filter(|line| line.contains("databytes:1: `lots`")).count();
     assert_eq!(alerts, 1, "{}", host.log());
     assert!(!host.ask(&["svstat"]).contains("databytes"));

@@ -436,6 +436,7 @@ fn a_bad_file_is_named_by_check_and_the_log() {
             Some(before) => host.control(file, &String::from_utf8(before).unwrap()),
             None => host.without_control(file),
         }
+        assert_eq!(host.from(CLIENT).greeting.code, 220, "{file} was mended");
     }
 }
 
