@@ -102,6 +102,9 @@ impl Seen {
     }
 }
 
+/// A line that is not obeyed, and what is wrong with it.
+pub(crate) type Refused = (Vec<u8>, Problem);
+
 /// What a missing file means.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Missing<'a> {
@@ -266,7 +269,7 @@ impl<'a> Reading<'a> {
         &mut self,
         name: &str,
         add: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Vec<(Vec<u8>, Problem)> {
+    ) -> Vec<Refused> {
         let Some(lines) = self.list(name) else {
             self.set(name, String::new(), Origin::Default);
             return Vec::new();
@@ -283,7 +286,7 @@ impl<'a> Reading<'a> {
         name: &str,
         lines: Vec<(usize, Vec<u8>)>,
         mut add: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> (Vec<Vec<u8>>, Vec<(Vec<u8>, Problem)>) {
+    ) -> (Vec<Vec<u8>>, Vec<Refused>) {
         let (mut good, mut refused) = (Vec::new(), Vec::new());
         for (number, line) in lines {
             match add(&line) {
