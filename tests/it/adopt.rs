@@ -1,20 +1,16 @@
-//! A qmail host is taken over: read, said, written, and mail goes on. The old host is a tree of files as notqmail, vpopmail
-//! and daemontools leave them, with a prefix in front of its paths.
+//! A qmail host is taken over: read, said, written, and mail goes on.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use mailtree_protocols::{assign, tcprules, vpasswd};
-use mailtree_tests::host::{PATIENCE, Ran, Setup, binary, free_port};
+use mailtree_tests::host::{PATIENCE, Setup, free_port};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::Maildir;
+use mailtree_tests::old_host::{OldHost, User};
 use mailtree_tests::qmail::{Layout, Queue};
 use mailtree_tests::smtp::Client;
 use serde_json::Value;
-use tempfile::TempDir;
 
 const SMTPD: &str = "\
 #!/bin/sh
@@ -38,107 +34,35 @@ exec sslserver -e -n -s -c 7 127.0.0.1 465 /var/qmail/bin/qmail-smtpd mail.test 
 const POP3: &str =
     "#!/bin/sh\nexec tcpserver -HRv 0 pop3 qmail-popup mail.test vchkpw qmail-pop3d Maildir 2>&1\n";
 
-/// The old host.
-struct OldHost {
-    root: TempDir,
-    port: u16,
-}
-
-impl OldHost {
-    fn make() -> Self {
-        let port = free_port("127.0.0.1").port();
-        let old = Self { root: tempfile::Builder::new().prefix("mailtree-old-").tempdir().unwrap(), port };
-        old.write("etc/passwd", "vpopmail:x:89:89::/home/vpopmail:/bin/sh\nqmaill:x:102:200::/:/bin/false\n");
-        old.write("etc/hostname", "mail.test\n");
-        for (name, text) in [
-            ("me", "mail.test\n"),
-            ("locals", "localhost\n"),
-            ("rcpthosts", "localhost\ncorp.test\n"),
-            ("virtualdomains", "corp.test:corp.test\n"),
-            ("concurrencyincoming", "30\n"),
-            ("taps", "A:boss:spy\n"),
-        ] {
-            old.write(&format!("var/qmail/control/{name}"), text);
-        }
-        old.service("qmail-smtpd", &SMTPD.replace("PORT", &port.to_string()));
-        old.service("qmail-pop3d", POP3);
-        old.service("qmail-send", "#!/bin/sh\nexec /var/qmail/rc\n");
-        old.write(
-            "var/qmail/rc",
-            "#!/bin/sh\nexec env - PATH=\"/var/qmail/bin:$PATH\" qmail-start ./Maildir/\n",
-        );
-        old.rules("127.:allow,RELAYCLIENT=\"\",RBLSMTPD=\"\"\n18.23.0.32:deny\n:allow\n");
-        old.write("var/qmail/alias/.qmail-postmaster", "&bob@corp.test\n");
-        old.domain();
-        let queue = Queue::make(old.path("var/qmail/queue"), Layout::QMAIL);
-        queue.inject(&letter("old", 300), "sender@far.test", &["bob@corp.test"]);
-        old
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.root.path().join(path)
-    }
-
-    fn write(&self, path: &str, text: impl AsRef<[u8]>) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    /// A service with its log, linked into `/service`.
-    fn service(&self, name: &str, run: &str) {
-        let dir = format!("var/qmail/supervise/{name}");
-        self.write(&format!("{dir}/run"), run);
-        let log = format!("#!/bin/sh\nexec setuidgid qmaill multilog t n20 /var/log/qmail/{name}\n");
-        self.write(&format!("{dir}/log/run"), log);
-        fs::create_dir_all(self.path("service")).unwrap();
-        symlink(format!("/{dir}"), self.path("service").join(name)).unwrap();
-    }
-
-    fn rules(&self, text: &str) {
-        let cdb = tcprules::compile(&tcprules::parse(text.as_bytes()).unwrap()).unwrap();
-        self.write("home/vpopmail/etc/tcp.smtp", text);
-        self.write("home/vpopmail/etc/tcp.smtp.cdb", cdb);
-    }
-
-    /// The domain `corp.test` with the user bob, whose files name `/home/vpopmail`.
-    fn domain(&self) {
-        let dir = "home/vpopmail/domains/corp.test";
-        fs::create_dir_all(self.path(dir).join("bob/Maildir")).unwrap();
-        for name in ["new", "cur", "tmp"] {
-            fs::create_dir(self.path(dir).join("bob/Maildir").join(name)).unwrap();
-        }
-        let (uid, gid) = fs::metadata(self.path(dir)).map(|dir| (dir.uid(), dir.gid())).unwrap();
-        let users = format!("bob:$1$abc$JBQcBQhT7sLJ3ffMmFyOA.:1:0:Bob:/{dir}/bob:NOQUOTA\n");
-        let cdb = vpasswd::compile(&vpasswd::parse(users.as_bytes()).unwrap()).unwrap();
-        self.write(&format!("{dir}/vpasswd"), users);
-        self.write(&format!("{dir}/vpasswd.cdb"), cdb);
-        self.write(
-            &format!("{dir}/.qmail-default"),
-            "| /home/vpopmail/bin/vdelivermail '' bounce-no-mailbox\n",
-        );
-        let text = format!("+corp.test-:corp.test:{uid}:{gid}:/{dir}:-::\n.\n");
-        let cdb = assign::compile(&assign::parse(text.as_bytes()).unwrap()).unwrap();
-        self.write("var/qmail/users/assign", text);
-        self.write("var/qmail/users/cdb", cdb);
-    }
-
-    fn adopt(&self, home: &Path, more: &[&str]) -> Ran {
-        let mut command = Command::new(binary());
-        command.arg("adopt").arg("--home").arg(home).arg("--root").arg(self.root.path()).args(more);
-        Ran::new(&mut command)
-    }
-
-    /// Every file with its size, its mode and its time of change.
-    fn listing(&self) -> String {
-        let mut find = Command::new("find");
-        find.arg(self.root.path()).args(["-printf", "%P %s %m %C@\n"]);
-        Ran::new(&mut find).expect(0).stdout
-    }
+/// The old host, whose smtpd has a port that is free.
+fn old_host() -> (OldHost, u16) {
+    let port = free_port("127.0.0.1").port();
+    let old = OldHost::empty();
+    old.control(&[
+        ("me", "mail.test\n"),
+        ("locals", "localhost\n"),
+        ("rcpthosts", "localhost\ncorp.test\n"),
+        ("virtualdomains", "corp.test:corp.test\n"),
+        ("concurrencyincoming", "30\n"),
+        ("taps", "A:boss:spy\n"),
+    ]);
+    old.service("qmail-smtpd", &SMTPD.replace("PORT", &port.to_string()));
+    old.service("qmail-pop3d", POP3);
+    old.service("qmail-send", "#!/bin/sh\nexec /var/qmail/rc\n");
+    old.write("var/qmail/rc", "#!/bin/sh\nexec env - PATH=\"/var/qmail/bin:$PATH\" qmail-start ./Maildir/\n");
+    old.rules("127.:allow,RELAYCLIENT=\"\",RBLSMTPD=\"\"\n18.23.0.32:deny\n:allow\n");
+    old.write("var/qmail/alias/.qmail-postmaster", "&bob@corp.test\n");
+    let bob =
+        User { name: "bob".to_owned(), password: "$1$abc$JBQcBQhT7sLJ3ffMmFyOA.", dir: "bob".to_owned() };
+    old.domain("corp.test", &[bob], "bounce-no-mailbox");
+    old.assign(&[("corp.test", "corp.test")]);
+    let queue = Queue::make(old.path("var/qmail/queue"), Layout::QMAIL);
+    queue.inject(&letter("old", 300), "sender@far.test", &["bob@corp.test"]);
+    (old, port)
 }
 
 /// The row of a list of the JSON that begins so.
-fn row<'a>(report: &'a Value, list: &str, what: &str) -> &'a Value {
+pub(crate) fn row<'a>(report: &'a Value, list: &str, what: &str) -> &'a Value {
     let rows = report[list].as_array().unwrap();
     let found = rows.iter().find(|row| row["what"].as_str().unwrap().starts_with(what));
     found.unwrap_or_else(|| panic!("{list}: no {what}: {report:#}"))
@@ -146,7 +70,7 @@ fn row<'a>(report: &'a Value, list: &str, what: &str) -> &'a Value {
 
 #[test]
 fn a_copy_of_a_host_is_adopted_and_its_mail_goes_on() {
-    let old = OldHost::make();
+    let (old, port) = old_host();
     let parent = tempfile::tempdir().unwrap();
     let home = parent.path().join("home");
     let said = old.adopt(&home, &["--listen", "127.0.0.1"]).expect(0).stdout;
@@ -173,7 +97,7 @@ fn a_copy_of_a_host_is_adopted_and_its_mail_goes_on() {
     let log = fs::File::create(parent.path().join("log")).unwrap();
     let mut up = setup.command();
     let mut running = up.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), old.port);
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     mailtree_tests::wait::wait_until("the new host to greet", PATIENCE, || {
         Client::connect(address).is_ok_and(|client| client.greeting.code == 220)
     });
@@ -189,7 +113,7 @@ fn a_copy_of_a_host_is_adopted_and_its_mail_goes_on() {
 
 #[test]
 fn every_part_is_named_with_what_becomes_of_it() {
-    let old = OldHost::make();
+    let (old, _) = old_host();
     old.service("qmail-smtps", SUBMISSION);
     old.write("var/qmail/control/locals", "localhost\nold.test\n");
     old.service("perl", "#!/usr/bin/perl\n");
@@ -248,7 +172,7 @@ fn every_part_is_named_with_what_becomes_of_it() {
 
 #[test]
 fn what_cannot_be_adopted_is_refused_by_name() {
-    let old = OldHost::make();
+    let (old, _) = old_host();
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("host.ron"), "(grace: \"1s\")").unwrap();
     let refused = old.adopt(home.path(), &[]).expect(100).stderr;
@@ -266,7 +190,7 @@ fn what_cannot_be_adopted_is_refused_by_name() {
 
 #[test]
 fn what_files_say_reaches_no_terminal_raw() {
-    let old = OldHost::make();
+    let (old, _) = old_host();
     old.service(
         "qmail-smtpd2",
         "exec tcpserver -c '\x1b[2J' 0 2626 evil$(printf x)\x1b]0x\x07 qmail-smtpd /bin/c",

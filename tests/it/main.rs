@@ -24,6 +24,7 @@ mod harness;
 mod journal;
 mod memory;
 mod metrics;
+mod migration;
 mod mx;
 mod packaging;
 mod power_cut;

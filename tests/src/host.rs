@@ -101,6 +101,8 @@ pub struct Setup {
     /// The queue: the home's own, or that of a qmail.
     queue: PathBuf,
     fields: BTreeMap<&'static str, String>,
+    /// The whole `host.ron`, in place of the fields.
+    host_ron: Option<String>,
     env: Vec<(String, String)>,
     wrapper: Vec<String>,
 }
@@ -152,6 +154,7 @@ impl Setup {
             queue: home.join("queue"),
             home,
             fields: fields.into(),
+            host_ron: None,
             env: Vec::new(),
             wrapper: Vec::new(),
         }
@@ -160,6 +163,13 @@ impl Setup {
     /// Sets a field of `host.ron`.
     pub fn field(mut self, name: &'static str, ron: impl Into<String>) -> Self {
         self.fields.insert(name, ron.into());
+        self
+    }
+
+    /// A whole `host.ron`, which names this queue.
+    pub fn host_ron(mut self, text: impl Into<String>, queue: impl Into<PathBuf>) -> Self {
+        self.host_ron = Some(text.into());
+        self.queue = queue.into();
         self
     }
 
@@ -244,7 +254,8 @@ impl Setup {
     /// Writes `host.ron`.
     pub fn write(&self) {
         let fields: Vec<_> = self.fields.iter().map(|(name, ron)| format!("    {name}: {ron},\n")).collect();
-        fs::write(self.home.join("host.ron"), format!("(\n{})\n", fields.concat())).unwrap();
+        let text = self.host_ron.clone().unwrap_or_else(|| format!("(\n{})\n", fields.concat()));
+        fs::write(self.home.join("host.ron"), text).unwrap();
     }
 
     /// The command `mailtree up` on this home, without `host.ron` being written.

@@ -15,6 +15,7 @@ pub mod letter;
 pub mod load;
 pub mod maildir;
 pub mod odd_dns;
+pub mod old_host;
 pub mod peer;
 pub mod postfix;
 pub mod probe;
