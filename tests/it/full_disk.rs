@@ -154,7 +154,8 @@ mod needs_root {
         host.restart();
         assert_eq!(bob.count(), 0);
         // With a place for them, they are delivered all the same.
-        host.control("concurrencylocal", "20\n");
+        // In its place: there is no room for another file.
+        fs::write(host.home().join("control/concurrencylocal"), "20\n").unwrap();
         host.ask(&["svc", "-t", "send"]);
         wait_until("the letters in the other disk's Maildir", LIMIT, || {
             let mut arrivals = Arrivals::new(bob.clone());

@@ -456,15 +456,16 @@ fn pipes_and_directories_in_the_queue_are_named_and_passed_over() {
         // In place of an envelope, of a sender, of a text; each with the rest of its message as it should be.
         put("todo", queue.mess(&letter("odd-todo", 300)));
         put("info", queue.mess(&letter("odd-info", 300)));
-        let id = queue.inject(&letter("odd-mess", 300), SENDER, &[BOB]);
-        fs::remove_file(queue.file("mess", id)).unwrap();
-        put("mess", id);
         let id = queue.preprocessed(&letter("odd-local", 300), SENDER, &[LOCAL_BOB], &[]);
         fs::remove_file(queue.file("local", id)).unwrap();
         put("local", id);
         // Who fails is told through it.
         let id = queue.preprocessed(&letter("odd-bounce", 300), SENDER, &["mx.test-nobody@mx.test"], &[]);
         put("bounce", id);
+        // The last: its number is free again, and another message's file might get it.
+        let id = queue.inject(&letter("odd-mess", 300), SENDER, &[BOB]);
+        fs::remove_file(queue.file("mess", id)).unwrap();
+        put("mess", id);
         goes_on(setup, &odd);
     }
 }
