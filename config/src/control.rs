@@ -200,13 +200,15 @@ impl Control {
         self.domestic.current(&self.files, domestic)
     }
 
-    /// What is wrong with the files that qmail-send and qmail-remote have read last.
+    /// What is wrong with the files of qmail-send and qmail-remote as they are now.
     pub fn problems_of_send(&self) -> Vec<Problem> {
+        drop((self.send(), self.remote()));
         unique(self.send.problems().into_iter().chain(self.remote.problems()))
     }
 
-    /// What is wrong with the files that qmail-smtpd has read last.
+    /// What is wrong with the files of qmail-smtpd as they are now.
     pub fn problems_of_smtpd(&self) -> Vec<Problem> {
+        drop((self.smtpd(), self.simcontrol(), self.domestic()));
         let problems = self.smtpd.problems().into_iter().chain(self.simcontrol.problems());
         unique(problems.chain(self.domestic.problems()))
     }

@@ -822,37 +822,3 @@ fn the_administrator_types_what_he_typed() {
     play_on(dial_as(host.address().get(), "192.0.2.77"), "S: (closes)");
     assert_eq!(check("192.0.2.77"), "rule 192.0.2.77:\ndeny connection\n");
 }
-
-mod needs_spamd {
-    use mailtree_tests::spamd::Spamd;
-
-    use super::*;
-
-    #[test]
-    fn simscan_says_of_each_message_what_log_readers_know() {
-        let toaster = Toaster::make();
-        toaster.old.control(&[("simcontrol", ":clam=no,spam=yes,spam_hits=6,spam_passthru=yes\n")]);
-        let spamd = Spamd::start();
-        let (setup, _parent) = toaster.adopt_with(&format!("spamd: \"{}\"", spamd.port()));
-        let host = setup.start();
-        for (subject, state) in
-            [("Test attachment", "CLEAN (0.00/5.00/6.00)"), ("seven", "PASSTHRU (7.00/5.00/6.00)")]
-        {
-            let mut client = host.from("192.0.2.10");
-            client.say("HELO client.test", 250);
-            let text = format!("Subject: {subject}\n\nx\n");
-            client.transact("U@good.test", &["u001@corp.test"], &text).unwrap().expect(250);
-            let line = format!("simscan:[*]:{state}:*s:{subject}:192.0.2.10:u@good.test:u001@corp.test");
-            let pid = host.wait_log(&line)["simscan:[".len()..].split(']').next().unwrap().to_owned();
-            host.wait_log(&format!("tcpserver: ok {pid} mail.test:*:25 :192.0.2.10::*"));
-        }
-        // The host itself is not scanned.
-        let mut client = host.from("127.0.0.5");
-        client.say("HELO client.test", 250);
-        client.transact("a@good.test", &["u002@corp.test"], "Subject: seven\n\nx\n").unwrap().expect(250);
-        let text = toaster.maildir("corp.test", "u002").wait(1, PATIENCE).remove(0);
-        assert!(!text.contains("by simscan"), "{text}");
-        let text = toaster.maildir("corp.test", "u001").wait(2, PATIENCE).remove(1);
-        assert!(text.contains("by simscan"), "{text}");
-    }
-}

@@ -676,6 +676,8 @@ impl State {
 
     /// Takes the control files as they are in force now.
     fn notice_controls(&mut self) {
+        // Routes are asked for when a delivery begins; what is wrong with them is said before.
+        drop(self.controls.remote());
         // They were in order at the start, so something is in force.
         if let Ok(control) = self.controls.send()
             && !Arc::ptr_eq(&control, &self.control)
