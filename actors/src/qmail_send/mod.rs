@@ -477,6 +477,8 @@ impl State {
             self.end_if_settled(id);
         }
         self.notice_controls();
+        // Routes are asked for when a pass begins; what is wrong with them is said before.
+        drop(self.controls.remote());
         // A pull may have met an earlier incarnation.
         self.pulled = true;
         self.look_at_unseen(now);
@@ -676,8 +678,6 @@ impl State {
 
     /// Takes the control files as they are in force now.
     fn notice_controls(&mut self) {
-        // Routes are asked for when a delivery begins; what is wrong with them is said before.
-        drop(self.controls.remote());
         // They were in order at the start, so something is in force.
         if let Ok(control) = self.controls.send()
             && !Arc::ptr_eq(&control, &self.control)
