@@ -1,7 +1,7 @@
 //! A toaster is taken over: notqmail, vpopmail and daemontools, hundreds of users, mail that waits. What its administrator
 //! typed goes on, what his files say is in force, and what he gets back is a qmail's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ impl Toaster {
             ("smtpgreeting", "mail.test\n"),
             ("spfbehavior", "3\n"),
             ("badmailfrom", "spammer@good.test\n@domain.tld\n"),
-            ("badmailto", "trap@corp.test\n"),
+            ("badmailto", "u008@corp.test\n"),
             ("simcontrol", "shop.test:clam=yes,spam=no\n:clam=no,spam=no,attach=.vbs\n"),
             ("pop3s.conf", STUNNEL),
             ("defaultdelivery", "./Maildir/\n"),
@@ -241,10 +241,11 @@ impl Toaster {
             let name = format!("{reversed}.{list}");
             dns.address_of(&name, "127.0.0.2").txt(&name, &format!("Blocked - see {list}"));
         }
-        for name in ["good.test", "far.test", "spf.test", "domain.tld", "corp.test"] {
+        for name in ["good.test", "far.test", "spf.test", "broken.test", "domain.tld", "corp.test"] {
             dns.mx(name, 10, "mx.far.test");
         }
         dns.address_of("mx.far.test", "192.0.2.25").txt("spf.test", "v=spf1 ip4:192.0.2.1 -all");
+        dns.txt("broken.test", "v=spf1 include:fails.test -all").fail("fails.test");
         Self { old, queue, smarthost, example, dns, deferred }
     }
 
@@ -317,10 +318,14 @@ fn names(peer: &Peer) -> BTreeSet<String> {
     peer.received().iter().map(|received| read(&received.data).unwrap()).collect()
 }
 
-/// Every path below the old host's directories.
-fn paths(old: &OldHost) -> BTreeSet<PathBuf> {
-    let listed = Ran::new(Command::new("find").arg(old.root()).args(["-printf", "%P\n"])).expect(0).stdout;
-    listed.lines().map(PathBuf::from).collect()
+/// Every path of the old host with its mode and owner; a file that only administrators change with its size and time, too.
+fn paths(old: &OldHost) -> BTreeMap<PathBuf, String> {
+    let mut find = Command::new("find");
+    find.arg(old.root()).args(["-type", "f", "-not", "-path", "*/queue/lock/*"]);
+    find.args(["-printf", "%P\t%m %U %G %s %T@\n", "-o", "-printf", "%P\t%y %m %U %G\n"]);
+    let listed = Ran::new(&mut find).expect(0).stdout;
+    let row = |line: &str| line.split_once('\t').map(|(path, rest)| (path.into(), rest.to_owned())).unwrap();
+    listed.lines().map(row).collect()
 }
 
 #[test]
@@ -423,7 +428,10 @@ fn mail_goes_on_both_ways_and_the_tree_stays_a_qmails() {
         send(&host, "192.0.2.1", "a@good.test", "nobody@alias.test", "nobody"),
         "550 5.1.1 sorry, no mailbox here by that name (chkuser)"
     );
-    assert!(send(&host, "192.0.2.1", "a@good.test", "trap@corp.test", "trap").starts_with("55"));
+    assert_eq!(
+        send(&host, "192.0.2.1", "a@good.test", "u008@corp.test", "trap"),
+        "553 5.7.1 sorry, your envelope recipient has been denied (#5.7.1)"
+    );
     // For whom it is a backup, through the smarthost as everything that is not here.
     assert!(send(&host, "192.0.2.1", "a@good.test", "x@backup59.test", "backup").starts_with("250 "));
 
@@ -463,7 +471,17 @@ fn mail_goes_on_both_ways_and_the_tree_stays_a_qmails() {
         }
     }
     // Nothing is new but mail, and the times of logins.
-    let new: Vec<_> = paths(&toaster.old).difference(&before).cloned().collect();
+    let after = paths(&toaster.old);
+    for (path, data) in &before {
+        let gone = path.starts_with("var/qmail/queue") && !after.contains_key(path);
+        assert!(
+            gone || after.get(path) == Some(data),
+            "{}: {data}, now {:?}",
+            path.display(),
+            after.get(path)
+        );
+    }
+    let new: Vec<_> = after.into_keys().filter(|path| !before.contains_key(path)).collect();
     let known = |path: &PathBuf| {
         let text = path.to_string_lossy();
         text.contains("/Maildir/new/")
@@ -619,6 +637,20 @@ const CLIENTS: &[(&str, &str, &[&str])] = &[
          S: 451 mail server temporarily rejected message (#4.3.0)",
         &["simscan:[*]: warning: clamav: unable to connect to 127.0.0.1:1: *; refused for now"],
     ),
+    // But not of this machine, which is not scanned.
+    (
+        "127.0.0.5",
+        "S: 220 mail.test ESMTP
+         C: MAIL FROM:<a@good.test>
+         S: 250 ok
+         C: RCPT TO:<boss@shop.test>
+         S: 250 ok
+         C: DATA
+         S: 354 go ahead
+         C: .
+         S: 250 ok *",
+        &[],
+    ),
     // Relaying by address.
     (
         "192.0.2.12",
@@ -680,11 +712,19 @@ fn clients_meet_what_the_old_files_say() {
     assert!(open.iter().all(|client| client.greeting.code == 220));
     assert_eq!(host.from("192.0.2.30").greeting.code, 421);
 
-    // spfbehavior is read for each session, and 1 annotates.
-    toaster.old.control(&[("spfbehavior", "1\n")]);
-    wait_until("spfbehavior 1", PATIENCE, || {
-        rcpt(host.from("192.0.2.31"), "a@spf.test", "u001@corp.test") == "250 ok"
-    });
+    // spfbehavior is read for each session: 0 is off, 1 annotates, 2 wants an answer, 3 refuses; the last one stays.
+    for (behavior, from, reply) in [
+        ("0", "a@spf.test", "250 ok"),
+        ("2", "a@broken.test", "451 SPF lookup failure (#4.3.0)"),
+        ("3", "a@spf.test", "550 *"),
+        ("1", "a@spf.test", "250 ok"),
+    ] {
+        toaster.old.control(&[("spfbehavior", &format!("{behavior}\n"))]);
+        wait_until(&format!("spfbehavior {behavior}"), PATIENCE, || {
+            like(reply, &rcpt(host.from("192.0.2.31"), from, "u001@corp.test"))
+        });
+    }
+    assert_eq!(rcpt(host.from("192.0.2.31"), "a@broken.test", "u001@corp.test"), "250 ok");
     assert!(send(&host, "192.0.2.31", "a@spf.test", "u009@corp.test", "annotated").starts_with("250 "));
     assert!(send(&host, "44.55.66.77", "a@spf.test", "u010@corp.test", "plain").starts_with("250 "));
     let annotated = toaster.maildir("corp.test", "u009").wait(1, PATIENCE).remove(0);
@@ -831,12 +871,12 @@ mod needs_spamd {
     #[test]
     fn simscan_says_of_each_message_what_log_readers_know() {
         let toaster = Toaster::make();
-        toaster.old.control(&[("simcontrol", ":clam=no,spam=yes,spam_hits=6,spam_passthru=yes\n")]);
+        toaster.old.control(&[("simcontrol", ":clam=no,spam=yes,spam_passthru=yes\n")]);
         let spamd = Spamd::start();
         let (setup, _parent) = toaster.adopt_with(&format!("spamd: \"{}\"", spamd.port()));
         let host = setup.start();
         for (subject, state) in
-            [("Test attachment", "CLEAN (0.00/5.00/6.00)"), ("seven", "PASSTHRU (7.00/5.00/6.00)")]
+            [("Test attachment", "CLEAN (0.00/5.00/5.00)"), ("seven", "PASSTHRU (7.00/5.00/5.00)")]
         {
             let mut client = host.from("192.0.2.10");
             client.say("HELO client.test", 250);
