@@ -19,12 +19,6 @@ const MAX_FILES: usize = 1000;
 /// Bytes of them; beyond that all are forgotten.
 const MAX_HELD: u64 = 512 * 1024 * 1024;
 
-/// Whether `users_cdb` is missing although the `assign` beside it assigns somebody: qmail-newu has not been run, and nobody
-/// knows whom mail is for. More than the `.` of an empty one.
-pub(crate) fn is_not_compiled(users_cdb: &Path) -> bool {
-    std::fs::metadata(users_cdb.with_file_name("assign")).is_ok_and(|assign| assign.len() > 2)
-}
-
 /// What tells one version of a file from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version(u64, u64, i64, i64);
@@ -62,6 +56,21 @@ impl CdbFiles {
         self.read(path, path.parent().map(|dir| self.0.changes.look(dir)))
     }
 
+    /// `users/cdb` as it was at most 100 ms ago; none where nobody is assigned.
+    ///
+    /// # Errors
+    /// When it cannot be read; when it is missing although the `assign` beside it assigns somebody: qmail-newu has not been run,
+    /// and nobody knows whom mail is for. (More than the `.` of an empty one.)
+    pub fn users(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        let found = self.recent(path).map_err(|error| about(path, &error))?;
+        let assigns =
+            || std::fs::metadata(path.with_file_name("assign")).is_ok_and(|assign| assign.len() > 2);
+        if found.is_none() && assigns() {
+            return Err(about(path, &"missing; made by qmail-newu"));
+        }
+        Ok(found)
+    }
+
     fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         let Some((file, meta)) = regular::open_with_metadata(path)? else { return Ok(None) };
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
@@ -89,4 +98,9 @@ impl CdbFiles {
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Kept>> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error that names its file.
+pub(crate) fn about(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", path.display()))
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use mailtree_config::control::Control;
 use mailtree_config::regular;
 use mailtree_protocols::assign::{self, Controlled};
-use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::domains::Domains;
 use mailtree_protocols::dotqmail::{self, Instruction};
@@ -23,7 +22,7 @@ use mailtree_protocols::queue::Channel;
 use mailtree_protocols::route::route;
 use mailtree_protocols::vpasswd::{Entry, lookup};
 
-use crate::cdb_files::{CdbFiles, is_not_compiled};
+use crate::cdb_files::{CdbFiles, about};
 use vpasswd::Vpasswd;
 
 /// Messages of a Maildir that are counted; one with more is counted as if it had so many.
@@ -55,19 +54,9 @@ impl Vpopmail {
         if !domestic.virtualdomains.has_users(name) {
             return Ok(None);
         }
-        let Some(users) = self.assigned()? else { return Ok(None) };
-        let found = assign::domain(&users, name).map_err(|error| damaged(&self.users_cdb, &error))?;
+        let Some(users) = self.files.users(&self.users_cdb)? else { return Ok(None) };
+        let found = assign::domain(&users, name).map_err(|error| about(&self.users_cdb, &error))?;
         Ok(found.map(|found| Domain { name: found.user, dir: found.home }))
-    }
-
-    /// users/cdb; none where nobody is assigned.
-    fn assigned(&self) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let users = self.open(&self.users_cdb)?;
-        if users.is_none() && is_not_compiled(&self.users_cdb) {
-            let missing = format!("{}: missing; made by qmail-newu", self.users_cdb.display());
-            return Err(io::Error::other(missing));
-        }
-        Ok(users)
     }
 
     /// Who controls an address, which has a domain: by `locals`, `virtualdomains` and users/cdb, else the user alias. None: it
@@ -83,8 +72,8 @@ impl Vpopmail {
             return Ok(None);
         }
         let local = mailtree_protocols::address::split(&routed.address).0;
-        let found = match self.assigned()? {
-            Some(users) => assign::lookup(&users, local).map_err(|error| damaged(&self.users_cdb, &error))?,
+        let found = match self.files.users(&self.users_cdb)? {
+            Some(users) => assign::lookup(&users, local).map_err(|error| about(&self.users_cdb, &error))?,
             None => None,
         };
         Ok(Some(found.unwrap_or_else(|| Controlled {
@@ -107,21 +96,17 @@ impl Vpopmail {
             Ok(Some(opened)) => opened,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidFilename => return Ok(None),
-            Err(error) => return Err(damaged(&path, &error)),
+            Err(error) => return Err(about(&path, &error)),
         };
         if metadata.permissions().mode() & 0o002 != 0 {
-            return Err(damaged(&path, &"everybody may write it"));
+            return Err(about(&path, &"everybody may write it"));
         }
         let mut text = Vec::new();
         file.take(dotqmail::MAX_SIZE + 1).read_to_end(&mut text)?;
         if text.len() as u64 > dotqmail::MAX_SIZE {
-            return Err(damaged(&path, &format!("larger than {} bytes", dotqmail::MAX_SIZE)));
+            return Err(about(&path, &format!("larger than {} bytes", dotqmail::MAX_SIZE)));
         }
-        dotqmail::parse(&text).map(Some).map_err(|error| damaged(&path, &error))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        self.files.open(path).map_err(|error| damaged(path, &error))
+        dotqmail::parse(&text).map(Some).map_err(|error| about(&path, &error))
     }
 
     /// The user of a domain; none if there is no such user.
@@ -138,7 +123,7 @@ impl Vpopmail {
     /// As above.
     pub(crate) fn user_in(&self, dir: &Path, name: &[u8]) -> io::Result<Option<Entry>> {
         let users = self.vpasswd.users(dir)?;
-        lookup(&users, &name.to_ascii_lowercase()).map_err(|error| damaged(&dir.join("vpasswd.cdb"), &error))
+        lookup(&users, &name.to_ascii_lowercase()).map_err(|error| about(&dir.join("vpasswd.cdb"), &error))
     }
 
     /// The same in a home that may be no domain's: without a `vpasswd` it has no users.
@@ -232,8 +217,4 @@ fn counted(maildir: &Path) -> io::Result<Usage> {
         }
     }
     Ok(usage)
-}
-
-fn damaged(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::other(format!("{}: {error}", path.display()))
 }

@@ -15,7 +15,7 @@ use mailtree_protocols::{address, assign};
 use nix::unistd::User;
 
 use super::Local;
-use crate::cdb_files::is_not_compiled;
+use crate::cdb_files::about;
 use crate::queue::Body;
 
 /// Longest account name (qmail-getpw: GETPW_USERLEN).
@@ -74,22 +74,14 @@ impl Local {
 
     /// The home that `users/cdb` gives an address.
     pub(super) fn assigned(&self, recipient: &[u8]) -> Result<Option<Home>, Report> {
-        let trouble = || Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n");
-        let users = self.cdb_files.recent(&self.arguments.users_cdb).map_err(|error| {
-            tracing::error!("alert: unable to read users/cdb: {error}");
-            trouble()
-        })?;
-        let Some(users) = users else {
-            if is_not_compiled(&self.arguments.users_cdb) {
-                tracing::error!("alert: {}: missing; made by qmail-newu", self.arguments.users_cdb.display());
-                return Err(trouble());
-            }
-            return Ok(None);
+        let trouble = |error: io::Error| {
+            tracing::error!("alert: {error}");
+            Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n")
         };
-        let found = assign::lookup(&users, address::split(recipient).0).map_err(|error| {
-            tracing::error!("alert: users/cdb: {error}");
-            trouble()
-        })?;
+        let file = &self.arguments.users_cdb;
+        let Some(users) = self.cdb_files.users(file).map_err(trouble)? else { return Ok(None) };
+        let found = assign::lookup(&users, address::split(recipient).0)
+            .map_err(|error| trouble(about(file, &error)))?;
         Ok(found.map(|found| Home { dir: path(&found.home), dash: found.dash, ext: found.ext }))
     }
 
