@@ -32,6 +32,7 @@ mod qmailqueue;
 mod queue_as_found;
 mod queue_tools;
 mod rblsmtpd;
+mod reading;
 mod receive;
 mod rehearsal;
 mod relay;

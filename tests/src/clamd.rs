@@ -105,7 +105,7 @@ impl Drop for Clamd {
 }
 
 /// TERM, so that a server ends its children too; KILL if that does not help.
-pub(crate) fn stop(child: &mut Child) {
+pub fn stop(child: &mut Child) {
     let end = std::time::Instant::now() + Duration::from_secs(5);
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     while matches!(child.try_wait(), Ok(None)) {
