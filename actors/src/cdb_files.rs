@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use mailtree_config::changes::{Changes, Look};
 use mailtree_config::regular;
@@ -12,6 +13,9 @@ use mailtree_protocols::cdb::Cdb;
 
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
+
+/// A file that changed less than this ago may not be finished.
+pub(crate) const QUIET: Duration = Duration::from_millis(250);
 
 /// Files kept; beyond that all are forgotten.
 const MAX_FILES: usize = 1000;
@@ -35,69 +39,131 @@ pub struct CdbFiles(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    kept: Mutex<HashMap<PathBuf, Kept>>,
+    held: Mutex<Held>,
     changes: Changes,
+}
+
+#[derive(Default)]
+struct Held {
+    kept: HashMap<PathBuf, Kept>,
+    /// What is wrong with the host's own files as they are; has been said.
+    wrong: HashMap<PathBuf, String>,
 }
 
 impl CdbFiles {
     /// The file as it is now; none if it does not exist.
+    ///
+    /// # Errors
+    /// When it cannot be read, or its tables are not within.
     pub fn open(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         self.read(path, None)
     }
 
-    /// The file as it was at most 100 ms ago, if no change in its directory has been noticed since. For files of the host's own:
-    /// their directories are watched from then on.
+    /// A file of the host's own as it was at most 100 ms ago, if no change in its directory has been noticed since: that is
+    /// watched from then on. When it becomes bad, what it was before stays in force, which is said once.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged anywhere, and never was in order.
     pub fn recent(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        if let Some(kept) = self.lock().get(path)
+        if let Some(kept) = self.lock().kept.get(path)
             && kept.look.is_some_and(|look| self.0.changes.hold(look))
         {
             return Ok(Some(Arc::clone(&kept.cdb)));
         }
-        self.read(path, path.parent().map(|dir| self.0.changes.look(dir)))
+        // Before the file is looked at: what changes meanwhile is looked at again.
+        let look = path.parent().map(|dir| self.0.changes.look(dir));
+        match self.read(path, look) {
+            Ok(found) => {
+                self.lock().wrong.remove(path);
+                Ok(found)
+            }
+            Err(error) => self.in_force(path, look, &error),
+        }
     }
 
-    /// `users/cdb` as it was at most 100 ms ago; none where nobody is assigned.
+    /// What stays in force of a file that is bad now.
+    fn in_force(
+        &self,
+        path: &Path,
+        look: Option<Look>,
+        error: &io::Error,
+    ) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
+        let error = about(path, error);
+        let Held { kept, wrong } = &mut *self.lock();
+        let Some(kept) = kept.get_mut(path) else {
+            wrong.insert(path.to_owned(), error.to_string());
+            return Err(error);
+        };
+        if !is_being_written(path) {
+            kept.look = look;
+            let text = error.to_string();
+            if wrong.get(path) != Some(&text) {
+                tracing::error!("alert: {text}; what was there before stays in force");
+                wrong.insert(path.to_owned(), text);
+            }
+        }
+        Ok(Some(Arc::clone(&kept.cdb)))
+    }
+
+    /// `users/cdb`, recent; none where nobody is assigned.
     ///
     /// # Errors
-    /// When it cannot be read; when it is missing although the `assign` beside it assigns somebody: qmail-newu has not been run,
-    /// and nobody knows whom mail is for. (More than the `.` of an empty one.)
+    /// As [`CdbFiles::recent`]; and when it is missing although the `assign` beside it assigns somebody: qmail-newu has not
+    /// been run, and nobody knows whom mail is for. (More than the `.` of an empty one.)
     pub fn users(&self, path: &Path) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let found = self.recent(path).map_err(|error| about(path, &error))?;
+        let found = self.recent(path)?;
         let assigns =
             || std::fs::metadata(path.with_file_name("assign")).is_ok_and(|assign| assign.len() > 2);
         if found.is_none() && assigns() {
-            return Err(about(path, &"missing; made by qmail-newu"));
+            let error = about(path, &"missing; made by qmail-newu");
+            self.lock().wrong.insert(path.to_owned(), error.to_string());
+            return Err(error);
         }
         Ok(found)
+    }
+
+    /// What was wrong with a file of the host's own when it was last asked for. Answers from memory.
+    #[must_use]
+    pub fn trouble(&self, path: &Path) -> Option<String> {
+        self.lock().wrong.get(path).cloned()
     }
 
     fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         let Some((file, meta)) = regular::open_with_metadata(path)? else { return Ok(None) };
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-        if let Some(kept) = self.lock().get_mut(path)
+        if let Some(kept) = self.lock().kept.get_mut(path)
             && kept.version == version
         {
             kept.look = look.or(kept.look);
             return Ok(Some(Arc::clone(&kept.cdb)));
         }
         if meta.len() > MAX_SIZE {
-            return Err(io::Error::other(format!("{} is larger than {MAX_SIZE} bytes", path.display())));
+            return Err(io::Error::other(format!("larger than {MAX_SIZE} bytes")));
         }
         let mut bytes = Vec::new();
         file.take(MAX_SIZE).read_to_end(&mut bytes)?;
         let cdb = Arc::new(Cdb::new(bytes).map_err(io::Error::other)?);
-        let mut kept = self.lock();
-        let held: u64 = kept.values().map(|kept| kept.version.1).sum();
-        if kept.len() >= MAX_FILES || held + version.1 > MAX_HELD {
-            kept.clear();
+        if look.is_some() {
+            cdb.check().map_err(io::Error::other)?;
         }
-        kept.insert(path.to_owned(), Kept { version, cdb: Arc::clone(&cdb), look });
+        let held = &mut *self.lock();
+        let size: u64 = held.kept.values().map(|kept| kept.version.1).sum();
+        if held.kept.len() >= MAX_FILES || size + version.1 > MAX_HELD {
+            held.kept.clear();
+        }
+        held.kept.insert(path.to_owned(), Kept { version, cdb: Arc::clone(&cdb), look });
         Ok(Some(cdb))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Kept>> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether it changed so little ago that its writer may not have finished.
+fn is_being_written(path: &Path) -> bool {
+    let changed = std::fs::metadata(path).and_then(|meta| meta.modified());
+    changed.is_ok_and(|changed| SystemTime::now().duration_since(changed).is_ok_and(|age| age < QUIET))
 }
 
 /// An error that names its file.

@@ -39,10 +39,16 @@ pub struct Vpopmail {
 }
 
 impl Vpopmail {
-    /// The domains that are in `virtualdomains` and that `users_cdb` names; `alias` is the home of the user alias.
+    /// The domains that are in `virtualdomains` and that `users_cdb`, of `files`, names; `alias` is the home of the user alias.
     #[must_use]
-    pub fn new(control: Arc<Control>, users_cdb: PathBuf, alias: PathBuf) -> Self {
-        Self { control, users_cdb, alias, files: CdbFiles::default(), vpasswd: Vpasswd::default() }
+    pub fn new(control: Arc<Control>, files: CdbFiles, users_cdb: PathBuf, alias: PathBuf) -> Self {
+        Self { control, users_cdb, alias, files, vpasswd: Vpasswd::default() }
+    }
+
+    /// What is wrong with `users/cdb` and with the `vpasswd` of domains, as far as they were asked for. Answers from memory.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.files.trouble(&self.users_cdb).into_iter().chain(self.vpasswd.troubles()).collect()
     }
 
     /// The virtual domain of this name; none if it is not virtual.
@@ -59,6 +65,15 @@ impl Vpopmail {
         Ok(found.map(|found| Domain { name: found.user, dir: found.home }))
     }
 
+    /// Whom users/cdb assigns a local part to.
+    ///
+    /// # Errors
+    /// When users/cdb cannot be read or is damaged.
+    pub fn assigned(&self, local: &[u8]) -> io::Result<Option<Controlled>> {
+        let Some(users) = self.files.users(&self.users_cdb)? else { return Ok(None) };
+        assign::lookup(&users, local).map_err(|error| about(&self.users_cdb, &error))
+    }
+
     /// Who controls an address, which has a domain: by `locals`, `virtualdomains` and users/cdb, else the user alias. None: it
     /// is another host's. Accounts of the system that users/cdb does not name are not looked up.
     ///
@@ -72,11 +87,7 @@ impl Vpopmail {
             return Ok(None);
         }
         let local = mailtree_protocols::address::split(&routed.address).0;
-        let found = match self.files.users(&self.users_cdb)? {
-            Some(users) => assign::lookup(&users, local).map_err(|error| about(&self.users_cdb, &error))?,
-            None => None,
-        };
-        Ok(Some(found.unwrap_or_else(|| Controlled {
+        Ok(Some(self.assigned(local)?.unwrap_or_else(|| Controlled {
             user: b"alias".to_vec(),
             uid: 0,
             gid: 0,

@@ -107,6 +107,20 @@ impl<B: AsRef<[u8]>> Cdb<B> {
         Iter { cdb: self, at: HEADER, end: end.unwrap_or(HEADER) }
     }
 
+    /// Whether all that can be found in it is within, or what is not.
+    pub fn check(&self) -> Result<(), Error> {
+        for table in 0..=255 {
+            let (at, slots) = self.table(table)?;
+            for slot in 0..slots {
+                let (_, record) = self.pair(at + slot * PAIR, "a slot")?;
+                if record != 0 {
+                    self.record(record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn table(&self, table: u8) -> Result<(usize, usize), Error> {
         self.pair(usize::from(table) * PAIR, "a table")
     }

@@ -74,12 +74,21 @@ struct Configuration {
 impl Configuration {
     /// The file as it is now, or as it was when it was last good.
     fn read(&self) -> Arc<Host> {
-        let mut good = self.good.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut good = self.lock();
         match Host::load(&self.home) {
             Ok(host) => *good = Arc::new(host),
             Err(error) => tracing::error!("alert: bad configuration, keeping the old one: {error}"),
         }
         Arc::clone(&good)
+    }
+
+    /// As it was when it was last read and good.
+    fn in_force(&self) -> Arc<Host> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Host>> {
+        self.good.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -204,7 +213,9 @@ fn resolver(shared: Shared) -> ServiceSpec {
 }
 
 fn users(shared: Shared) -> ServiceSpec {
-    spec("users", QUICK, move |supervise| {
+    let vpopmail = shared.front.users.vpopmail.clone();
+    let troubles: Troubles = Arc::new(move || vpopmail.troubles());
+    let service = spec("users", QUICK, move |supervise| {
         let shared = shared.clone();
         Box::pin(async move {
             let host = shared.configuration.read();
@@ -219,7 +230,8 @@ fn users(shared: Shared) -> ServiceSpec {
             let (vchkpw, _) = Actor::spawn_linked(None, Vchkpw, arguments, supervise).await?;
             Ok(Started::deaf(vchkpw.get_cell()))
         })
-    })
+    });
+    ServiceSpec { troubles, ..service }
 }
 
 fn queue(shared: Shared) -> ServiceSpec {
@@ -268,7 +280,6 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                     queue: shared.queue.clone(),
                     pool: shared.pool,
                     vpopmail: shared.front.users.vpopmail.clone(),
-                    users_cdb: paths.users.join("cdb"),
                     alias: paths.alias,
                     defaultdelivery: "./Maildir/".to_owned(),
                     me: controls.me.clone(),
@@ -298,8 +309,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
 
 fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
     let service = name.to_owned();
-    let controls = Arc::clone(&shared.front.controls);
-    let troubles: Troubles = Arc::new(move || in_words(controls.problems_of_smtpd()));
+    let troubles = smtpd_troubles(name.to_owned(), &shared);
     let service = spec(name, grace, move |supervise| {
         let (shared, service) = (shared.clone(), service.clone());
         Box::pin(async move {
@@ -333,6 +343,19 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
         })
     });
     ServiceSpec { troubles, ..service }
+}
+
+fn smtpd_troubles(name: String, shared: &Shared) -> Troubles {
+    let (controls, files) = (Arc::clone(&shared.front.controls), shared.front.files.clone());
+    let configuration = shared.configuration.clone();
+    Arc::new(move || {
+        let mut troubles = in_words(controls.problems_of_smtpd());
+        let host = configuration.in_force();
+        if let Some(Service::Smtpd(smtpd)) = find(&host, &name) {
+            troubles.extend(files.trouble(&host.resolve(&smtpd.rules)));
+        }
+        troubles
+    })
 }
 
 fn in_words(problems: Vec<Problem>) -> Vec<String> {

@@ -11,7 +11,7 @@ use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::smtp::like;
 use mailtree_tests::spf_dns::SpfDns;
 use mailtree_tests::stranger::{PROXIES, rcpt, talk};
-use mailtree_tests::wait::wait_for;
+use mailtree_tests::wait::{wait_for, wait_until};
 
 const OK: &str = "250 ok";
 const NO_MAILBOX: &str = "550 5.1.1 sorry, no mailbox here by that name (chkuser)";
@@ -711,9 +711,21 @@ fn users_that_cannot_be_read_are_refused_for_now() {
     let users = host.home().join("users/cdb");
     let good = fs::read(&users).unwrap();
     fs::write(&users, "no database").unwrap();
-    assert_eq!(rcpt(host.from("192.0.2.1"), "a@good.test", "bob@mx.test"), UNAVAILABLE);
+    wait_until("svstat to show users/cdb", PATIENCE, || {
+        assert_eq!(rcpt(host.from("192.0.2.1"), "a@good.test", "bob@mx.test"), OK);
+        host.ask(&["svstat"]).contains("users/cdb: ")
+    });
+    host.wait_log(&format!("alert: {}: *; what was there before stays in force", users.display()));
+    // Gone, while users/assign names somebody.
+    fs::remove_file(&users).unwrap();
+    wait_until("nobody to know users", PATIENCE, || {
+        rcpt(host.from("192.0.2.1"), "a@good.test", "bob@mx.test") == UNAVAILABLE
+    });
     fs::write(&users, good).unwrap();
-    assert_eq!(rcpt(host.from("192.0.2.1"), "a@good.test", "bob@mx.test"), OK);
+    wait_until("users to be known", PATIENCE, || {
+        rcpt(host.from("192.0.2.1"), "a@good.test", "bob@mx.test") == OK
+    });
+    assert!(!host.ask(&["svstat"]).contains("users/cdb"));
 }
 
 #[test]

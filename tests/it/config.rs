@@ -261,6 +261,26 @@ fn vpasswd_by_hand() {
     host.run(&["check"]).expect(0);
 }
 
+/// A line that is none: the users of before stay, which svstat shows until it is mended.
+#[test]
+fn a_bad_vpasswd_is_shown() {
+    let host = Host::start();
+    let file = host.home().join("domains/mx.test/vpasswd");
+    let text = fs::read_to_string(&file).unwrap();
+    let shown = |host: &Host| host.ask(&["svstat"]).contains("vpasswd: line ");
+    fs::write(&file, format!("{text}no line of a vpasswd\n")).unwrap();
+    wait_until("svstat to show it", PATIENCE, || {
+        host.send("sender@far.test", &["bob@mx.test"], &letter("before", 300));
+        shown(&host)
+    });
+    host.wait_log("alert: unable to make *vpasswd.cdb anew: *vpasswd: line *");
+    fs::write(&file, text).unwrap();
+    wait_until("svstat to forget it", PATIENCE, || {
+        host.send("sender@far.test", &["bob@mx.test"], &letter("after", 300));
+        !shown(&host)
+    });
+}
+
 #[test]
 fn hup_with_bad_files_keeps_the_old_configuration_and_says_so() {
     let host = Setup::new().control("locals", "alias.test\n").start();

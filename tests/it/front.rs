@@ -373,55 +373,92 @@ mod files {
         name.starts_with("tcp.smtp.") && name != "tcp.smtp.cdb"
     }
 
+    /// What may become of `tcp.smtp.cdb`, and how, given where it is and what is in it.
+    type Harm = (&'static str, fn(&Path, &[u8]));
+
+    const HARMS: [Harm; 10] = [
+        ("empty", |cdb, _| whole(cdb, b"")),
+        ("text", |cdb, _| whole(cdb, b":allow\n")),
+        ("the head alone", |cdb, good| whole(cdb, &good[..2048])),
+        ("cut in the head", |cdb, good| whole(cdb, &good[..1000])),
+        ("cut behind the records", |cdb, good| whole(cdb, &good[..good.len() - 40])),
+        ("ones", |cdb, _| whole(cdb, &[0xff; 8192])),
+        // Tables that point behind the end; records whose lengths reach behind the end.
+        ("wild", |cdb, good| whole(cdb, &with_tables(good, 0..4))),
+        ("endless", |cdb, good| whole(cdb, &with_tables(good, 4..8))),
+        ("lengths", |cdb, good| {
+            let mut bytes = good.to_vec();
+            bytes[2048..2056].fill(0xff);
+            whole(cdb, &bytes);
+        }),
+        ("a directory", |cdb, _| {
+            fs::remove_file(cdb).unwrap();
+            fs::create_dir(cdb).unwrap();
+        }),
+    ];
+
+    fn whole(cdb: &Path, bytes: &[u8]) {
+        fs::remove_file(cdb).or_else(|_| fs::remove_dir(cdb)).unwrap();
+        fs::write(cdb, bytes).unwrap();
+    }
+
+    fn with_tables(good: &[u8], part: std::ops::Range<usize>) -> Vec<u8> {
+        let mut bytes = good.to_vec();
+        bytes[..2048]
+            .chunks_mut(8)
+            .for_each(|pair| pair[part.clone()].copy_from_slice(&u32::MAX.to_le_bytes()));
+        bytes
+    }
+
+    const RULES: &str = "192.0.2.1:allow,MARK=\"x\"\n10.:deny\n:allow\n";
+
     #[test]
-    fn without_rules_that_can_be_read_nobody_comes_in_until_they_are_back() {
-        let host = front("192.0.2.1:allow,MARK=\"x\"\n10.:deny\n:allow\n").start();
+    fn rules_that_become_bad_leave_the_old_ones_in_force() {
+        let host = front(RULES).start();
         let cdb = host.home().join("tcp.smtp.cdb");
         let good = fs::read(&cdb).unwrap();
-        let whole = |bytes: &[u8]| fs::write(&cdb, bytes).unwrap();
-        let remove = || {
-            fs::remove_file(&cdb).or_else(|_| fs::remove_dir(&cdb)).unwrap();
-        };
-        // Tables that point behind the end; records whose lengths reach behind the end.
-        let mut wild = good.clone();
-        wild[..2048].chunks_mut(8).for_each(|pair| pair[..4].copy_from_slice(&u32::MAX.to_le_bytes()));
-        let mut endless = good.clone();
-        endless[..2048].chunks_mut(8).for_each(|pair| pair[4..].copy_from_slice(&u32::MAX.to_le_bytes()));
-        let mut lengths = good.clone();
-        lengths[2048..2056].fill(0xff);
-        type Harm<'a> = (&'a str, Box<dyn Fn() + 'a>);
-        let harms: [Harm<'_>; 11] = [
-            ("removed", Box::new(&remove)),
-            ("empty", Box::new(|| whole(b""))),
-            ("text", Box::new(|| whole(b":allow\n"))),
-            ("the head alone", Box::new(|| whole(&good[..2048]))),
-            ("cut in the head", Box::new(|| whole(&good[..1000]))),
-            ("cut behind the records", Box::new(|| whole(&good[..good.len() - 40]))),
-            ("ones", Box::new(|| whole(&[0xff; 8192]))),
-            ("wild", Box::new(|| whole(&wild))),
-            ("endless", Box::new(|| whole(&endless))),
-            ("lengths", Box::new(|| whole(&lengths))),
-            (
-                "a directory",
-                Box::new(|| {
-                    remove();
-                    fs::create_dir(&cdb).unwrap();
-                }),
-            ),
-        ];
-        for (what, harm) in harms {
-            harm();
-            let reply = greeting(&host).unwrap_or_else(|| panic!("{what}: closed without a word"));
-            assert_eq!(reply.text(), "421 4.3.0 unable to read controls (#4.3.0)", "{what}");
-            if cdb.is_dir() {
-                remove();
-            }
-            whole(&good);
-            assert_eq!(greeting(&host).unwrap().code, 220, "{what}: not mended");
+        for (what, harm) in HARMS {
+            assert_eq!(greeting(&host).unwrap().code, 220, "{what}");
+            harm(&cdb, &good);
+            // What changed a moment ago may not be finished.
+            wait_until(&format!("svstat to show {what}"), PATIENCE, || {
+                assert_eq!(greeting(&host).unwrap().code, 220, "{what}");
+                host.ask(&["svstat"]).contains("tcp.smtp.cdb: ")
+            });
+            host.wait_log("alert: *tcp.smtp.cdb: *; what was there before stays in force");
+            whole(&cdb, &good);
+            wait_until(&format!("svstat to forget {what}"), PATIENCE, || {
+                assert_eq!(greeting(&host).unwrap().code, 220, "{what}");
+                !host.ask(&["svstat"]).contains("tcp.smtp.cdb: ")
+            });
         }
-        let line = host.wait_log("tcpserver: warning: dropping connection, unable to read *tcp.smtp.cdb: *");
-        assert!(line.contains(cdb.to_str().unwrap()), "{line}");
-        assert_eq!(host.metrics().sum("mailtree_service_restarts_total", &[]), 0.0);
+        // As tcpserver: an administrator who removes them wants nobody in.
+        fs::remove_file(&cdb).unwrap();
+        wait_until("nobody to come in", PATIENCE, || greeting(&host).unwrap().text() == UNREADABLE);
+        fs::write(&cdb, &good).unwrap();
+        wait_until("everybody to come in", PATIENCE, || greeting(&host).unwrap().code == 220);
+    }
+
+    const UNREADABLE: &str = "421 4.3.0 unable to read controls (#4.3.0)";
+
+    #[test]
+    fn without_rules_that_ever_could_be_read_nobody_comes_in_until_they_are_there() {
+        for (what, harm) in HARMS {
+            let setup = front(RULES);
+            setup.write();
+            let cdb = setup.home().join("tcp.smtp.cdb");
+            let good = fs::read(&cdb).unwrap();
+            harm(&cdb, &good);
+            let host = setup.start();
+            let reply = greeting(&host).unwrap_or_else(|| panic!("{what}: closed without a word"));
+            assert_eq!(reply.text(), UNREADABLE, "{what}");
+            let line =
+                host.wait_log("tcpserver: warning: dropping connection, unable to read *tcp.smtp.cdb: *");
+            assert!(line.contains(cdb.to_str().unwrap()), "{line}");
+            whole(&cdb, &good);
+            wait_until(&format!("{what} to be mended"), PATIENCE, || greeting(&host).unwrap().code == 220);
+            assert_eq!(host.metrics().sum("mailtree_service_restarts_total", &[]), 0.0);
+        }
     }
 }
 

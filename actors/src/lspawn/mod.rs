@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::cdb_files::CdbFiles;
 use crate::delivery::Delivery;
 use crate::pool::{Mounts, Pool};
 use crate::queue::Queue;
@@ -26,8 +25,6 @@ pub struct Arguments {
     pub pool: Pool,
     /// The domains' users.
     pub vpopmail: Vpopmail,
-    /// `users/cdb`.
-    pub users_cdb: PathBuf,
     /// Home of user alias.
     pub alias: PathBuf,
     /// What an empty `.qmail` file means, relative to the home directory.
@@ -42,7 +39,6 @@ pub type Lspawn = Spawn<Local>;
 /// Deliveries on this host.
 pub struct Local {
     arguments: Arguments,
-    cdb_files: CdbFiles,
     mounts: Mounts,
 }
 
@@ -50,11 +46,7 @@ impl Kind for Local {
     type Arguments = Arguments;
 
     fn start(arguments: Arguments) -> BoxFuture<'static, Self> {
-        Box::pin(std::future::ready(Self {
-            arguments,
-            cdb_files: CdbFiles::default(),
-            mounts: Mounts::default(),
-        }))
+        Box::pin(std::future::ready(Self { arguments, mounts: Mounts::default() }))
     }
 
     fn deliver(self: Arc<Self>, delivery: Delivery) -> BoxFuture<'static, ()> {

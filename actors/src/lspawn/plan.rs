@@ -8,14 +8,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mailtree_config::regular;
+use mailtree_protocols::address;
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
 use mailtree_protocols::report::Report;
 use mailtree_protocols::vpasswd::flag;
-use mailtree_protocols::{address, assign};
 use nix::unistd::User;
 
 use super::Local;
-use crate::cdb_files::about;
 use crate::queue::Body;
 
 /// Longest account name (qmail-getpw: GETPW_USERLEN).
@@ -78,10 +77,8 @@ impl Local {
             tracing::error!("alert: {error}");
             Report::deferral("Trouble reading users/cdb in qmail-lspawn.\n")
         };
-        let file = &self.arguments.users_cdb;
-        let Some(users) = self.cdb_files.users(file).map_err(trouble)? else { return Ok(None) };
-        let found = assign::lookup(&users, address::split(recipient).0)
-            .map_err(|error| trouble(about(file, &error)))?;
+        let local = address::split(recipient).0;
+        let found = self.arguments.vpopmail.assigned(local).map_err(trouble)?;
         Ok(found.map(|found| Home { dir: path(&found.home), dash: found.dash, ext: found.ext }))
     }
 

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Client, QUESTIONS};
 use super::{Smtpd, count_replies};
+use crate::cdb_files::about;
 use crate::filter::rblsmtpd;
 use crate::resolver::Resolver;
 use crate::tcpserver::{Connection, Stream, count};
@@ -143,14 +144,13 @@ impl Smtpd {
     /// The rule for a client; none: it may connect, and nothing is set for it.
     ///
     /// # Errors
-    /// When the rules cannot be read or are damaged: nobody may connect then.
+    /// When there are none, or they cannot be read or are damaged and never were in order: nobody may connect then.
     pub fn rule(&self, ip: IpAddr, host: Option<&str>) -> Result<Option<Hit>, String> {
-        let path = self.rules.display();
-        let rules =
-            self.files.recent(&self.rules).map_err(|error| format!("unable to read {path}: {error}"))?;
-        let rules = rules.ok_or_else(|| format!("unable to read {path}: no such file"))?;
+        let unreadable = |error: std::io::Error| format!("unable to read {error}");
+        let rules = self.files.recent(&self.rules).map_err(unreadable)?;
+        let rules = rules.ok_or_else(|| unreadable(about(&self.rules, &"no such file")))?;
         let client = tcprules::Client { info: None, ip, host: host.map(str::as_bytes) };
-        tcprules::lookup(&rules, &client).map_err(|error| format!("unable to read {path}: {error}"))
+        tcprules::lookup(&rules, &client).map_err(|error| unreadable(about(&self.rules, &error)))
     }
 }
 

@@ -13,15 +13,12 @@ use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::vpasswd;
 
-use crate::cdb_files::CdbFiles;
+use crate::cdb_files::{CdbFiles, QUIET, about};
 use crate::durable::{self, Owner};
 use crate::lock_file::LockFile;
 
 /// A longer `vpasswd` is not read, in bytes: a million users.
 const MAX_SIZE: u64 = 256 << 20;
-
-/// A `vpasswd` that changed less than this ago may not be finished: what its database says counts so long.
-const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a look-up waits for another one that makes the database.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -72,13 +69,20 @@ impl Vpasswd {
                     tracing::error!("alert: unable to make {} anew: {error}", compiled.display());
                 }
             }
-            (Some(_), Some(_)) | (None, _) => (),
+            // Young, or as it should be.
+            (Some(changed), Some(made)) if made < changed => (),
+            (Some(_), Some(_)) | (None, _) => self.making.forget(dir),
         }
         let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
         self.files
             .open(&compiled)
             .and_then(|users| users.ok_or_else(missing))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", compiled.display())))
+    }
+
+    /// What is wrong with the `vpasswd` of domains that were asked for. Answers from memory.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.making.lock().bad.values().map(|(_, error)| error.clone()).collect()
     }
 
     /// Makes a database where there is none; waits for whoever does.
@@ -92,7 +96,7 @@ impl Vpasswd {
         }
         match self.compile(dir, compiled) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(in_file(compiled, &"missing, and its vpasswd is being changed")),
+            Ok(false) => Err(about(compiled, &"missing, and its vpasswd is being changed")),
             Err(error) => {
                 self.making.remember(dir, changed, &error);
                 Err(error)
@@ -116,7 +120,7 @@ impl Vpasswd {
         let Some(_lock) = LockFile::try_take(&dir.join(".vpasswd.lock"), owner)? else { return Ok(false) };
         let Some((file, metadata)) = regular::open_with_metadata(&source)? else { return Ok(false) };
         if metadata.len() > MAX_SIZE {
-            return Err(in_file(&source, &format!("longer than {MAX_SIZE} bytes")));
+            return Err(about(&source, &format!("longer than {MAX_SIZE} bytes")));
         }
         let mut text = Vec::new();
         file.take(MAX_SIZE).read_to_end(&mut text)?;
@@ -124,7 +128,7 @@ impl Vpasswd {
         if is_young(changed) && text.last().is_some_and(|last| *last != b'\n') {
             return Ok(false);
         }
-        let bad = |error: &dyn std::fmt::Display| in_file(&source, error);
+        let bad = |error: &dyn std::fmt::Display| about(&source, error);
         let entries = vpasswd::parse(&text).map_err(|error| bad(&error))?;
         let cdb = vpasswd::compile(&entries).map_err(|error| bad(&error))?;
         // As old as what it was made from: a change from now on is newer.
@@ -167,6 +171,11 @@ impl Making {
         state.bad.get(dir).filter(|(when, _)| *when == changed).map(|(_, error)| error.clone())
     }
 
+    /// Its database is as new as it.
+    fn forget(&self, dir: &Path) {
+        self.lock().bad.remove(dir);
+    }
+
     /// What cannot be read or written may work the next time; a text is bad until it changes.
     fn remember(&self, dir: &Path, changed: SystemTime, error: &io::Error) {
         if error.kind() != io::ErrorKind::Other {
@@ -191,17 +200,13 @@ fn modified(path: &Path) -> io::Result<Option<SystemTime>> {
     match std::fs::metadata(path) {
         Ok(metadata) => metadata.modified().map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(in_file(path, &error)),
+        Err(error) => Err(about(path, &error)),
     }
 }
 
 /// A time that lies ahead says nothing.
 fn is_young(changed: SystemTime) -> bool {
     SystemTime::now().duration_since(changed).is_ok_and(|age| age < QUIET)
-}
-
-fn in_file(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::other(format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

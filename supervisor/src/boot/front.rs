@@ -32,6 +32,8 @@ pub(crate) struct Front {
     pub(crate) resolver: Resolver,
     pub(crate) tls: Tls,
     pub(crate) users: Users,
+    /// users/cdb and tcp.smtp.cdb.
+    pub(crate) files: CdbFiles,
     queue: Queue,
     pool: Pool,
     mounts: Mounts,
@@ -45,14 +47,16 @@ impl Front {
     pub(crate) fn new(host: &Host, queue: Queue, pool: Pool) -> Self {
         let paths = host.paths();
         let controls = Arc::new(Control::new(&paths.control));
+        let files = CdbFiles::default();
         Self {
             users: Users::new(
-                Vpopmail::new(Arc::clone(&controls), paths.users.join("cdb"), paths.alias),
+                Vpopmail::new(Arc::clone(&controls), files.clone(), paths.users.join("cdb"), paths.alias),
                 pool.clone(),
             ),
             tls: Tls::new(Arc::clone(&controls)),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
+            files,
             queue,
             pool,
             mounts: Mounts::default(),
@@ -83,7 +87,7 @@ impl Front {
             users: self.users.clone(),
             recipients: smtpd.recipients,
             rules: host.resolve(&smtpd.rules),
-            files: CdbFiles::default(),
+            files: self.files.clone(),
             reverse_dns: smtpd.reverse_dns,
             rblsmtpd,
             environment: smtpd.environment.clone(),
