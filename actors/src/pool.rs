@@ -72,11 +72,12 @@ pub enum Refused {
 type Work = Box<dyn FnOnce() + Send>;
 
 /// The threads.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
+    /// In metrics and as the name of its threads.
+    name: &'static str,
     state: Mutex<State>,
     work: Condvar,
     watch: Condvar,
@@ -117,16 +118,29 @@ impl Device {
 
     /// Something that may begin now.
     fn next(&mut self, now: Instant) -> Option<(u64, Work)> {
+        self.waiting.remove(self.next_at(now)?)
+    }
+
+    fn next_at(&self, now: Instant) -> Option<usize> {
+        if self.waiting.is_empty() {
+            return None;
+        }
         if self.running.len() - self.stuck(now) >= PER_DEVICE {
             return None;
         }
         let free = |person: u64| self.running.values().filter(|(_, who)| *who == person).count() < PER_PERSON;
-        let at = self.waiting.iter().take(LOOK).position(|(person, _)| free(*person))?;
-        self.waiting.remove(at)
+        self.waiting.iter().take(LOOK).position(|(person, _)| free(*person))
     }
 }
 
 impl Pool {
+    /// A pool without threads; they start with its work.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        let (state, work, watch) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Self(Arc::new(Shared { name, state, work, watch }))
+    }
+
     /// Has `work` done. Dropped without being run, it is refused.
     pub fn submit(&self, key: Key, work: Box<dyn FnOnce() + Send>) {
         let now = Instant::now();
@@ -138,15 +152,13 @@ impl Pool {
         });
         if device.is_closed(now) || device.is_stuck(key.person, now) || device.waiting.len() >= WAITING {
             drop(state);
-            metrics::counter!("mailtree_pool_refused_jobs_total").increment(1);
+            self.0.refused(1);
             drop(work);
             return;
         }
         device.waiting.push_back((key.person, work));
         state.turn.push_back(key.device);
         self.thread(&mut state);
-        drop(state);
-        self.0.work.notify_one();
     }
 
     /// Has `work` done and waits for it, at most `deadline`.
@@ -168,23 +180,69 @@ impl Pool {
         }
     }
 
-    /// Starts a thread if work waits and none is free.
+    /// Wakes or starts a thread if there is work that may begin. Whoever takes some does so again: one that was woken may find
+    /// more than was there.
     fn thread(&self, state: &mut State) {
-        let active = state.threads.saturating_sub(state.stuck);
-        if state.idle > 0 || state.turn.is_empty() || active >= MAX || state.threads >= MAX_STUCK {
+        if !state.may_begin() {
             return;
         }
-        let shared = Arc::clone(&self.0);
-        match std::thread::Builder::new().name("delivery".into()).spawn(move || shared.run()) {
+        if state.idle > 0 {
+            self.0.work.notify_one();
+            return;
+        }
+        let active = state.threads.saturating_sub(state.stuck);
+        if active >= MAX || state.threads >= MAX_STUCK {
+            return;
+        }
+        let pool = self.clone();
+        match std::thread::Builder::new().name(self.0.name.into()).spawn(move || pool.work()) {
             Ok(_) => state.threads += 1,
-            Err(error) => tracing::error!("alert: unable to start a delivery thread: {error}"),
+            Err(error) => {
+                tracing::error!("alert: unable to start a thread of the pool {}: {error}", self.0.name)
+            }
         }
         if !state.watched {
             let pool = self.clone();
             let started = std::thread::Builder::new().name("watch".into()).spawn(move || pool.watch());
             state.watched = started.is_ok();
         }
-        metrics::gauge!("mailtree_pool_threads").set(state.threads as f64);
+        self.0.count(state);
+    }
+
+    /// A thread's life.
+    fn work(&self) {
+        let mut state = self.0.lock();
+        let mut leaves = false;
+        loop {
+            let Some((device, number, work)) = state.begin() else {
+                if leaves {
+                    state.threads -= 1;
+                    self.0.count(&state);
+                    return;
+                }
+                state.idle += 1;
+                let (held, waited) =
+                    self.0.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = held;
+                state.idle -= 1;
+                // It may have been woken in the same moment.
+                leaves = waited.timed_out();
+                continue;
+            };
+            leaves = false;
+            if std::mem::take(&mut state.unwatched) {
+                self.0.watch.notify_one();
+            }
+            self.thread(&mut state);
+            drop(state);
+            // A panic must not take the thread's place in the counts along.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if done.is_err() {
+                tracing::error!("alert: a thread of the pool {} panicked", self.0.name);
+            }
+            state = self.0.lock();
+            state.ended(device, number);
+        }
     }
 
     /// Looks for stuck work while there is any.
@@ -219,12 +277,11 @@ impl Pool {
             }
             state.devices.retain(|_, device| !device.waiting.is_empty() || !device.running.is_empty());
             state.stuck = stuck;
-            metrics::gauge!("mailtree_pool_stuck_threads").set(stuck as f64);
+            metrics::gauge!("mailtree_pool_stuck_threads", "pool" => self.0.name).set(stuck as f64);
             self.thread(&mut state);
             drop(state);
-            self.0.work.notify_all();
             if !refused.is_empty() {
-                metrics::counter!("mailtree_pool_refused_jobs_total").increment(refused.len() as u64);
+                self.0.refused(refused.len());
             }
             drop(refused);
         }
@@ -236,35 +293,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's life.
-    fn run(&self) {
-        let mut state = self.lock();
-        loop {
-            let Some((device, number, work)) = state.begin() else {
-                state.idle += 1;
-                let (held, waited) =
-                    self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-                state = held;
-                state.idle -= 1;
-                if waited.timed_out() {
-                    state.threads -= 1;
-                    metrics::gauge!("mailtree_pool_threads").set(state.threads as f64);
-                    return;
-                }
-                continue;
-            };
-            if std::mem::take(&mut state.unwatched) {
-                self.watch.notify_one();
-            }
-            drop(state);
-            // A panic must not take the thread's place in the counts along.
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            if done.is_err() {
-                tracing::error!("alert: a delivery thread panicked");
-            }
-            state = self.lock();
-            state.ended(device, number);
-        }
+    fn refused(&self, jobs: usize) {
+        metrics::counter!("mailtree_pool_refused_jobs_total", "pool" => self.name).increment(jobs as u64);
+    }
+
+    fn count(&self, state: &State) {
+        metrics::gauge!("mailtree_pool_threads", "pool" => self.name).set(state.threads as f64);
     }
 }
 
@@ -286,6 +320,12 @@ impl State {
             }
         }
         None
+    }
+
+    /// Whether some piece of work may begin.
+    fn may_begin(&self) -> bool {
+        let now = Instant::now();
+        !self.turn.is_empty() && self.devices.values().any(|device| device.next_at(now).is_some())
     }
 
     fn ended(&mut self, id: u64, number: u64) {

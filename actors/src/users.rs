@@ -4,11 +4,13 @@
 //! Owns: the threads, `auth.trusted`. Asks: nobody. Asked by: sessions. Dies when: a thread cannot be started. After a
 //! restart: guessing is still remembered; checks that were under way are answered on the old threads.
 
+mod files;
 mod lastauth;
 mod trust;
 
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -81,7 +83,7 @@ pub enum Verdict {
 }
 
 impl Users {
-    /// The users of these domains. Nobody can be checked before the service runs. `pool` writes into users' directories.
+    /// The users of these domains. Nobody can be checked before the service runs. `pool` reads and writes in users' directories.
     #[must_use]
     pub fn new(vpopmail: Vpopmail, pool: Pool) -> Self {
         Self {
@@ -106,16 +108,22 @@ impl Users {
         };
         let account = login.address();
         let Some(_under_way) = self.wait(&account, asker.ip).await else { return Verdict::TooMany };
-        let users = self.clone();
-        let (job, job_service, whose) = (credentials.clone(), service.clone(), login);
-        let decided = self.on_a_thread(move || users.decide(&whose, &job, &job_service)).await;
-        let (outcome, entry) = match decided {
-            Some(Ok(decided)) => decided,
-            Some(Err(error)) => {
-                let name = String::from_utf8_lossy(&account).escape_default().to_string();
-                tracing::error!("alert: unable to check the password of {name}: {error}");
-                return Verdict::Temporary;
-            }
+        let unable = |error: String| {
+            let name = account.escape_ascii();
+            tracing::error!("alert: unable to check the password of {name}: {error}");
+            Verdict::Temporary
+        };
+        // Found before a thread is taken: a domain whose file system hangs must not hold those that others wait for.
+        let found = self.ask(&account, move |vpopmail| entry(vpopmail, &login)).await.flatten();
+        let entry = match found {
+            Ok(entry) => entry,
+            Err(error) => return unable(error.to_string()),
+        };
+        let (of, job, job_service) = (entry.clone(), credentials.clone(), service.clone());
+        let decided = self.on_a_thread(move || vchkpw::decide(of.as_ref(), &job, &job_service)).await;
+        let outcome = match decided {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => return unable(error.to_string()),
             None => return Verdict::Temporary,
         };
         self.remember(&account, credentials, asker.ip, outcome == Outcome::Success);
@@ -250,22 +258,6 @@ impl Users {
         self.pool.submit(key, Box::new(work));
     }
 
-    /// The outcome, and the user. Blocks.
-    fn decide(
-        &self,
-        login: &Login,
-        credentials: &Credentials,
-        service: &Service,
-    ) -> Result<(Outcome, Option<Entry>), String> {
-        let entry = match self.vpopmail.domain(&login.domain).map_err(|error| error.to_string())? {
-            Some(domain) => self.vpopmail.user(&domain, &login.user).map_err(|error| error.to_string())?,
-            None => None,
-        };
-        let outcome =
-            vchkpw::decide(entry.as_ref(), credentials, service).map_err(|error| error.to_string())?;
-        Ok((outcome, entry))
-    }
-
     async fn on_a_thread<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let threads = self.threads.load_full()?;
         let Some(permit) = threads.waiting.try_acquire() else {
@@ -284,6 +276,14 @@ impl Users {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Throttle> {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The user, if a virtual domain has him. Blocks.
+fn entry(vpopmail: &Vpopmail, login: &Login) -> io::Result<Option<Entry>> {
+    match vpopmail.domain(&login.domain)? {
+        Some(domain) => vpopmail.user(&domain, &login.user),
+        None => Ok(None),
     }
 }
 

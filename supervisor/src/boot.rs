@@ -113,9 +113,9 @@ pub fn services(
         })
     });
     let host = Arc::new(host);
-    let pool = Pool::default();
+    let pool = Pool::new("delivery");
     let messages = Queue::new(Arc::new(disk), trigger, pool.clone(), paths.journal_id);
-    let front = Front::new(&host, messages.clone(), pool.clone());
+    let front = Front::new(&host, messages.clone());
     let shared = Shared {
         sockets: Sockets::default(),
         front,

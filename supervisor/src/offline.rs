@@ -20,10 +20,10 @@ pub(crate) fn run<T>(host: &Host, ask: impl AsyncFnOnce(&Front) -> Result<T, Fai
     let answer = runtime.block_on(async {
         let queue = host.paths().queue;
         let disk = Disk::open(&queue).doing("open", &queue)?;
-        let pool = Pool::default();
+        let pool = Pool::new("delivery");
         let trigger = Trigger::new(Arc::new(|| ()));
         let messages = Queue::new(Arc::new(disk), trigger, pool.clone(), host.paths().journal_id);
-        let front = Front::new(host, messages, pool);
+        let front = Front::new(host, messages);
         let mailtree_config::host::Resolver { servers, cache, .. } = host.resolver.clone();
         let arguments = Arguments { resolver: front.resolver.clone(), servers, cache };
         let (dns, running) = Actor::spawn(None, Dns, arguments)

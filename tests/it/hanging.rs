@@ -8,7 +8,7 @@ use mailtree_tests::dialogue::base64;
 use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::{self, Arrivals};
-use mailtree_tests::smtp::like;
+use mailtree_tests::smtp::{Client, dial_from, like};
 use mailtree_tests::wait::wait_until;
 
 const SENDER: &str = "sender@mx.test";
@@ -346,6 +346,75 @@ mod needs_root {
             drop(halted);
             all_came_once(&host, &Maildir::new(served.back().join("Maildir")), &sent);
             assert_eq!(host.maildir("bob").count(), 2);
+        }
+
+        /// Two networks: of one, the logins under way slow others.
+        const HERE: &str = "127.9.9.9";
+        const THERE: &str = "127.0.0.2";
+
+        /// Its users cannot be looked up, for RCPT or AUTH: others can, in any number, and so can they when it is back.
+        #[test]
+        fn a_domain_on_a_server_that_stopped_delays_nobody_elses_recipients_and_logins() {
+            let mut served = Served::new();
+            let setup = Setup::new().rules("127.0.0.1:allow,RELAYCLIENT=\"\"\n:allow\n").smtpd(
+                "environment: {\"SMTPAUTH\": \"\", \"CHKUSER_START\": \"ALWAYS\"}, auth_in_clear: true",
+            );
+            setup.run(&["vadddomain", "sick.test", "secret-of-the-test"]).expect(0);
+            served.take(&setup.home().join("domains/sick.test"));
+            let host = setup.start();
+            // A client that may relay is not checked.
+            let stranger =
+                |from: &str| Client::greeted(dial_from(from, host.address().get()).unwrap()).unwrap();
+            let ask = |from: &str, to: &str| {
+                let mut client = stranger(from);
+                client.say("HELO client.test", 250);
+                client.say("MAIL FROM:<>", 250);
+                client.command(&format!("RCPT TO:<{to}>")).unwrap().code
+            };
+            let login = |from: &str, user: &str| {
+                let mut client = stranger(from);
+                client.say("EHLO client.test", 250);
+                let secret = base64(format!("\0{user}\0secret-of-the-test").as_bytes());
+                client.command(&format!("AUTH PLAIN {secret}")).unwrap().code
+            };
+            assert_eq!(
+                (ask(THERE, "postmaster@sick.test"), login(THERE, "postmaster@sick.test")),
+                (250, 235)
+            );
+            let halted = served.halt();
+            std::thread::scope(|scope| {
+                let ill: Vec<_> = (0..60)
+                    .map(|n| (n % 2 == 0, format!("user{n}@sick.test")))
+                    .map(|(rcpt, user)| {
+                        scope.spawn(move || if rcpt { ask(THERE, &user) } else { login(THERE, &user) })
+                    })
+                    .collect();
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_secs(8) {
+                    let (asked, before) = (
+                        ["bob", "sender", "nobody"].map(|user| ask(HERE, &format!("{user}@mx.test"))),
+                        Instant::now(),
+                    );
+                    assert_eq!((asked, login(HERE, "bob@mx.test")), ([250, 250, 550], 235));
+                    assert!(before.elapsed() < PROMPT, "{:?}", before.elapsed());
+                    prompt(&host, "beside");
+                }
+                for one in ill {
+                    let code = one.join().unwrap();
+                    assert!([451, 454].contains(&code), "{code}");
+                }
+            });
+            assert!(start_of_refusal(&|to| ask(THERE, to)) < PROMPT);
+            drop(halted);
+            wait_until("the domain's users", PATIENCE, || ask(THERE, "postmaster@sick.test") == 250);
+            wait_until("their logins", PATIENCE, || login(THERE, "postmaster@sick.test") == 235);
+        }
+
+        /// How long a recipient takes of whom it is known that nobody can say.
+        fn start_of_refusal(ask: &dyn Fn(&str) -> u16) -> Duration {
+            let start = Instant::now();
+            assert_eq!(ask("late@sick.test"), 451);
+            start.elapsed()
         }
 
         #[test]

@@ -126,6 +126,8 @@ impl Drop for Thin {
 pub struct Served {
     dir: TempDir,
     server: Child,
+    /// Where it is mounted, too.
+    at: Option<PathBuf>,
 }
 
 impl Served {
@@ -136,7 +138,7 @@ impl Served {
         fs::create_dir(&back).unwrap();
         fs::create_dir(&front).unwrap();
         let server = Command::new("bindfs").arg("-f").args([&back, &front]).spawn().unwrap();
-        let served = Self { dir, server };
+        let served = Self { dir, server, at: None };
         wait_until("the FUSE server", Duration::from_secs(10), || is_mounted(&served.front()));
         served
     }
@@ -149,6 +151,13 @@ impl Served {
     /// Where it is mounted.
     pub fn front(&self) -> PathBuf {
         self.dir.path().join("front")
+    }
+
+    /// What is in `dir` moves to the server, which serves it there.
+    pub fn take(&mut self, dir: &Path) {
+        run(Command::new("cp").arg("-a").arg(dir.join(".")).arg(self.back()));
+        run(Command::new("mount").arg("--bind").arg(self.front()).arg(dir));
+        self.at = Some(dir.to_owned());
     }
 
     /// The server answers nobody until what this gives is dropped.
@@ -169,6 +178,9 @@ impl Drop for Served {
     fn drop(&mut self) {
         drop(self.server.kill());
         drop(self.server.wait());
+        if let Some(at) = &self.at {
+            unmount(at);
+        }
         unmount(&self.front());
     }
 }

@@ -94,7 +94,6 @@ pub(super) fn describe() {
     for name in [
         "mailtree_journal_lost_records_total",
         "mailtree_log_lines_dropped_total",
-        "mailtree_pool_refused_jobs_total",
         "mailtree_queue_accepted_bytes_total",
         "mailtree_queue_accepted_messages_total",
         "mailtree_queue_written_out_messages_total",
@@ -104,12 +103,15 @@ pub(super) fn describe() {
     }
     for name in [
         "mailtree_journal_segments",
-        "mailtree_pool_stuck_threads",
-        "mailtree_pool_threads",
         "mailtree_queue_oldest_message_age_seconds",
         "mailtree_resolver_cache_bytes",
     ] {
         gauge!(name).set(0.0);
+    }
+    for pool in ["delivery", "users"] {
+        counter!("mailtree_pool_refused_jobs_total", "pool" => pool).absolute(0);
+        gauge!("mailtree_pool_stuck_threads", "pool" => pool).set(0.0);
+        gauge!("mailtree_pool_threads", "pool" => pool).set(0.0);
     }
     let auth = ["success", "refused", "denied", "throttled", "slowed", "busy"];
     by("mailtree_auth_attempts_total", "result", &auth);

@@ -19,7 +19,7 @@ async fn ends_at_once(pool: &Pool, person: u64) {
 
 #[tokio::test]
 async fn a_device_that_hangs_holds_its_own_work_alone() {
-    let pool = Pool::default();
+    let pool = Pool::new("test");
     let held: Vec<_> = (0..100).map(|person| hanging(&pool, Key { device: SICK, person })).collect();
     ends_at_once(&pool, 1).await;
     // Overdue while some work waits, refused as soon as the device is known to be closed.
@@ -43,7 +43,7 @@ async fn a_device_that_hangs_holds_its_own_work_alone() {
 
 #[tokio::test]
 async fn a_person_whose_work_is_stuck_is_refused_and_nobody_else_of_the_device() {
-    let pool = Pool::default();
+    let pool = Pool::new("test");
     let sick = Key { device: HEALTHY, person: 66 };
     let _held: Vec<_> = (0..3).map(|_| hanging(&pool, sick)).collect();
     let begun = Instant::now();
@@ -58,11 +58,25 @@ async fn a_person_whose_work_is_stuck_is_refused_and_nobody_else_of_the_device()
 
 #[tokio::test]
 async fn work_that_panics_is_refused_and_costs_no_thread() {
-    let pool = Pool::default();
+    let pool = Pool::new("test");
     for person in 0..100 {
         let key = Key { device: HEALTHY, person };
         let ended = pool.run(key, Duration::from_secs(5), || panic!("on purpose")).await;
         assert_eq!(ended, Err::<(), _>(Refused::Stalled));
     }
     ends_at_once(&pool, 1).await;
+}
+
+/// Work that comes while a thread that was idle is on its way to other work: nobody waits for the watcher.
+#[tokio::test]
+async fn work_does_not_wait_for_a_thread_that_others_hold() {
+    let pool = Pool::new("test");
+    let whole = tokio::time::timeout(Duration::from_secs(10), async {
+        for person in 0..100 {
+            ends_at_once(&pool, person).await;
+            let _held = hanging(&pool, Key { device: SICK, person });
+            ends_at_once(&pool, person).await;
+        }
+    });
+    assert!(whole.await.is_ok(), "a tenth of a second each");
 }

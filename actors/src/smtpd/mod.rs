@@ -36,7 +36,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::cdb_files::CdbFiles;
 use crate::permit::Permits;
-use crate::pool::{Mounts, Pool};
 use crate::program::Program;
 use crate::queue::Queue;
 use crate::resolver::Resolver;
@@ -87,10 +86,6 @@ pub struct Smtpd {
     pub hide_client: bool,
     /// Whom an authenticated client may name in MAIL.
     pub sender: SenderPolicy,
-    /// Threads for files on file systems of others.
-    pub pool: Pool,
-    /// What lies on which of them.
-    pub mounts: Mounts,
     /// The checkpassword program; none: [`Self::users`].
     pub checkpassword: Option<Program>,
     /// How messages are scanned.

@@ -1,10 +1,8 @@
 //! MAIL of an authenticated client: whether the sender is one of its own addresses (`sender: own`).
 
 use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use mailtree_config::host::SenderPolicy;
 use mailtree_protocols::assign::Controlled;
@@ -16,11 +14,7 @@ use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::vpasswd::Entry;
 
 use super::{Smtpd, Talk};
-use crate::pool::Key;
 use crate::vpopmail::Vpopmail;
-
-/// A file system that takes longer has not answered.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Talk {
     /// The refusal of a sender that is not the authenticated user's.
@@ -49,21 +43,15 @@ pub(super) fn login(user: &[u8], default_domain: &str) -> Vec<u8> {
 }
 
 impl Smtpd {
-    /// Whether `login` may send as `sender`. Files are looked into in the pool of delivery threads, as the work of the user
-    /// and of the file system that the address is on: what hangs takes its share.
+    /// Whether `login` may send as `sender`.
     pub(super) async fn owns(&self, login: Vec<u8>, sender: Vec<u8>) -> Result<bool, String> {
         if ownership::is_plainly_his(&login, &sender) {
             return Ok(true);
         }
-        let files = Files(self.users.vpopmail.clone());
-        // users/cdb is the host's own file, and in memory.
-        let home = files.0.controlled(&login).map_err(|error| error.to_string())?.map(|own| own.home);
-        let device = home.map_or(0, |home| self.mounts.device(path(&home)));
-        let mut hasher = DefaultHasher::new();
-        ("sender", &login).hash(&mut hasher);
-        let key = Key { device, person: hasher.finish() };
-        let work = move || ownership::is_his(&login, &sender, &files);
-        let found = self.pool.run(key, DEADLINE, work).await.map_err(|refused| refused.to_string())?;
+        let asked = login.clone();
+        let question =
+            move |vpopmail: &Vpopmail| ownership::is_his(&login, &sender, &Files(vpopmail.clone()));
+        let found = self.users.ask(&asked, question).await.map_err(|error| error.to_string())?;
         found.map_err(|error| error.to_string())
     }
 }

@@ -204,12 +204,13 @@ impl Asked<'_> {
     pub(super) async fn looked_up(&self, settings: &Settings, recipient: &[u8], smtputf8: bool) -> Event {
         let mut mx: Option<Mx> = None;
         loop {
-            let facts =
-                Files { controls: Arc::clone(self.controls), vpopmail: self.smtpd.users.vpopmail.clone() };
-            let (settings, recipient) = (settings.clone(), recipient.to_vec());
-            let checked =
-                tokio::task::spawn_blocking(move || rcpt::check(&settings, &recipient, smtputf8, mx, &facts));
-            let trouble: String = match checked.await {
+            let controls = Arc::clone(self.controls);
+            let (settings, asked) = (settings.clone(), recipient.to_vec());
+            let question = move |vpopmail: &Vpopmail| {
+                let facts = Files { controls, vpopmail: vpopmail.clone() };
+                rcpt::check(&settings, &asked, smtputf8, mx, &facts)
+            };
+            let trouble: String = match self.smtpd.users.ask(recipient, question).await {
                 Ok(Ok(Step::Done(event))) => return event,
                 Ok(Ok(Step::Mx(domain))) => {
                     mx = Some(takes_mail(&domain, &self.client.resolver).await);

@@ -106,10 +106,10 @@ impl Vpasswd {
 
     /// Makes a database anew unless somebody is about it. An error is told once.
     fn remake(&self, dir: &Path, changed: SystemTime, compiled: &Path) -> io::Result<()> {
-        let Some(_turn) = self.making.enter(dir) else { return Ok(()) };
         if self.making.known(dir, changed).is_some() {
             return Ok(());
         }
+        let Some(_turn) = self.making.enter(dir) else { return Ok(()) };
         self.compile(dir, compiled).map(drop).inspect_err(|error| self.making.remember(dir, changed, error))
     }
 
@@ -146,7 +146,9 @@ impl Making {
 
     /// None: another thread is about it.
     fn enter<'a>(&'a self, dir: &'a Path) -> Option<Turn<'a>> {
-        self.lock().busy.insert(dir.to_owned()).then_some(Turn { making: self, dir })
+        // A turn that ends locks: none may be made, not even for a moment, by who has none, or under the lock.
+        let first = self.lock().busy.insert(dir.to_owned());
+        first.then(|| Turn { making: self, dir })
     }
 
     fn wait<'a>(&'a self, dir: &'a Path) -> io::Result<Turn<'a>> {
@@ -319,5 +321,31 @@ mod tests {
                 scope.spawn(|| assert!(domain.has(&vpasswd, "bob")));
             }
         });
+    }
+
+    /// The old database counts meanwhile: nobody waits for whoever is about it, or for another program's lock.
+    #[test]
+    fn many_look_ups_at_once_make_it_anew_together() {
+        let domain = Domain::with(&["bob"]);
+        let vpasswd = Vpasswd::default();
+        let all_look = || {
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| (0..50).for_each(|_| assert!(domain.has(&vpasswd, "bob"))));
+                }
+            });
+        };
+        all_look();
+        for round in 0..20 {
+            domain.write(&["bob", &format!("user{round}")], 3000 - round);
+            all_look();
+        }
+        domain.write_text(&format!("{}no line\n", line("bob")), 1000);
+        all_look();
+        domain.write(&["bob", "eve"], 900);
+        let owner = Owner::of(&domain.0.path().join("vpasswd")).unwrap();
+        let _lock = LockFile::try_take(&domain.0.path().join(".vpasswd.lock"), owner).unwrap().unwrap();
+        all_look();
+        assert!(!domain.has(&vpasswd, "eve"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use mailtree_actors::cdb_files::CdbFiles;
 use mailtree_actors::filter::rblsmtpd;
 use mailtree_actors::permit::Permits;
-use mailtree_actors::pool::{Mounts, Pool};
+use mailtree_actors::pool::Pool;
 use mailtree_actors::program::{Limits, Program};
 use mailtree_actors::queue::Queue;
 use mailtree_actors::resolver::Resolver;
@@ -35,8 +35,6 @@ pub(crate) struct Front {
     /// users/cdb and tcp.smtp.cdb.
     pub(crate) files: CdbFiles,
     queue: Queue,
-    pool: Pool,
-    mounts: Mounts,
     /// Messages scanned at once.
     scanning: Permits,
     /// Programs run at once.
@@ -44,22 +42,20 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(host: &Host, queue: Queue, pool: Pool) -> Self {
+    pub(crate) fn new(host: &Host, queue: Queue) -> Self {
         let paths = host.paths();
         let controls = Arc::new(Control::new(&paths.control));
         let files = CdbFiles::default();
         Self {
             users: Users::new(
                 Vpopmail::new(Arc::clone(&controls), files.clone(), paths.users.join("cdb"), paths.alias),
-                pool.clone(),
+                Pool::new("users"),
             ),
             tls: Tls::new(Arc::clone(&controls)),
             controls,
             resolver: Resolver::new(host.resolver.in_flight, host.resolver.deadline),
             files,
             queue,
-            pool,
-            mounts: Mounts::default(),
             scanning: Permits::new("scanners", host.scanners.at_once),
             programs: Permits::new("programs", host.programs.at_once),
         }
@@ -94,8 +90,6 @@ impl Front {
             auth_in_clear: smtpd.auth_in_clear,
             hide_client: smtpd.hide_client,
             sender: smtpd.sender,
-            pool: self.pool.clone(),
-            mounts: self.mounts.clone(),
             checkpassword,
             simscan: scanners(&host.scanners, host),
             simcontrol: Mutex::default(),
