@@ -5,17 +5,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
-use mailtree_config::changes::{Changes, Look};
+use mailtree_config::changes::{Changes, Look, QUIET, is_younger};
 use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
 
 /// Largest file that is read, in bytes.
 const MAX_SIZE: u64 = 256 * 1024 * 1024;
-
-/// A file that changed less than this ago may not be finished.
-pub(crate) const QUIET: Duration = Duration::from_millis(250);
 
 /// Files kept; beyond that all are forgotten.
 const MAX_FILES: usize = 1000;
@@ -94,7 +90,8 @@ impl CdbFiles {
             wrong.insert(path.to_owned(), error.to_string());
             return Err(error);
         };
-        if !is_being_written(path) {
+        let is_being_written = std::fs::metadata(path).is_ok_and(|meta| is_younger(&meta, QUIET));
+        if !is_being_written {
             kept.look = look;
             let text = error.to_string();
             if wrong.get(path) != Some(&text) {
@@ -158,12 +155,6 @@ impl CdbFiles {
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether it changed so little ago that its writer may not have finished.
-fn is_being_written(path: &Path) -> bool {
-    let changed = std::fs::metadata(path).and_then(|meta| meta.modified());
-    changed.is_ok_and(|changed| SystemTime::now().duration_since(changed).is_ok_and(|age| age < QUIET))
 }
 
 /// An error that names its file.

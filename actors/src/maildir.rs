@@ -28,6 +28,8 @@ static TMP: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Copy<'a> {
     /// `Maildir`, absolute.
     pub(crate) maildir: &'a Path,
+    /// What is missing of it is made.
+    pub(crate) makes: bool,
     /// The file's name.
     pub(crate) name: &'a OsStr,
     /// Return-Path and Delivered-To.
@@ -42,7 +44,7 @@ pub(crate) struct Copy<'a> {
 
 /// Delivers a copy; it is not durable. What was delivered before is found, and made whole if it is torn.
 pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
-    let owner = ready(copy.maildir)?;
+    let owner = ready(copy.maildir, copy.makes)?;
     if copy.again
         && let Some(found) = found(copy, &places(copy.maildir, copy.name)?)?
     {
@@ -144,7 +146,7 @@ pub(crate) fn restore(
     let maildir = path_of(file);
     let name = OsStr::from_bytes(&file.name);
     let doubted = file.mount == DOUBTED;
-    let copy = Copy { maildir: &maildir, name, head: &file.head, body, again: true, doubted };
+    let copy = Copy { maildir: &maildir, makes: true, name, head: &file.head, body, again: true, doubted };
     let plain = |error: io::Error| (error, None);
     // Whoever has died may have been told of a failed sync: what the page cache says since proves nothing.
     let places = places(&maildir, name).map_err(plain)?;
@@ -193,10 +195,10 @@ pub(crate) fn path_of(copy: &MaildirFile) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&copy.dir))
 }
 
-/// Whose Maildir it is. Directories that are missing in it are made if the user's own directory is there.
-fn ready(maildir: &Path) -> io::Result<(u32, u32)> {
+/// Whose Maildir it is. If it `makes` them, directories that are missing in it are made where the user's own directory is there.
+fn ready(maildir: &Path, makes: bool) -> io::Result<(u32, u32)> {
     let meta = match fs::metadata(maildir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && makes => {
             let user = maildir.parent().unwrap_or(maildir);
             make(maildir, &fs::metadata(user)?)?;
             fs::metadata(maildir)?
@@ -206,7 +208,7 @@ fn ready(maildir: &Path) -> io::Result<(u32, u32)> {
     for name in ["tmp", "new", "cur"] {
         let path = maildir.join(name);
         match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path, &meta)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && makes => make(&path, &meta)?,
             other => other.map(|_| ())?,
         }
     }
@@ -316,7 +318,7 @@ fn compare(copy: &Copy<'_>, path: &Path) -> io::Result<Found> {
 
 /// Writes a torn copy anew, in its place.
 fn replace(copy: &Copy<'_>, path: &Path) -> io::Result<InMaildir> {
-    let owner = ready(copy.maildir)?;
+    let owner = ready(copy.maildir, copy.makes)?;
     let (mut file, tmp) = named(copy)?;
     let result = write(copy, &mut file, owner).and_then(|()| {
         file.sync_all()?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::changes::{Changes, EMPTY, QUIET, is_younger};
 use crate::error::Problem;
 use crate::regular;
 use crate::setting::{Origin, Setting};
@@ -22,8 +23,11 @@ const SHOWN_MAX: usize = 20;
 /// A file that was changed less than this before it was read may change again within the same tick of its clock.
 const UNSETTLED: Duration = Duration::from_secs(2);
 
-/// A file is taken to be finished when nobody has written into it for so long.
-const QUIET: Duration = Duration::from_millis(250);
+/// A writer who has it open and has not written for so long is no longer waited for.
+const OPEN: Duration = Duration::from_secs(30);
+
+/// Without these mail bounces, or others' mail is taken: one that is removed is waited for as one that is emptied.
+const VITAL: [&str; 3] = ["locals", "virtualdomains", "rcpthosts"];
 
 /// What tells two versions of a file apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,25 +71,31 @@ impl Seen {
         self.settled && self.stamp == now
     }
 
-    /// Whether the file has changed, and whoever changes it may not have finished: it was written into within the last
-    /// [`QUIET`], in its place, or so that it ends in the middle of a line; or it has gone just now.
-    pub(crate) fn is_being_written(&self) -> bool {
-        let is_young = |metadata: &Metadata| {
-            let age = metadata.modified().map(|modified| SystemTime::now().duration_since(modified));
-            // A time that lies ahead says nothing.
-            matches!(age, Ok(Ok(age)) if age < QUIET)
-        };
+    /// Whether the file has changed, and whoever changes it may not have finished. Somebody has it open and wrote into it within
+    /// [`OPEN`]. Or it was written into within the last [`QUIET`], in its place, or so that it ends in the middle of a line. Or
+    /// it was emptied, or has gone, and what comes in its place may take a while: [`EMPTY`], [`QUIET`].
+    pub(crate) fn is_being_written(&self, changes: &Changes) -> bool {
         match std::fs::metadata(&self.path) {
             Ok(metadata) if !metadata.is_file() => false,
             Ok(metadata) => {
                 let now = Stamp::of(&metadata);
+                if self.stamp == Some(now) {
+                    return false;
+                }
+                if changes.unfinished(&self.path).is_some_and(|since| since < OPEN) {
+                    return true;
+                }
                 let in_place =
                     self.stamp.is_some_and(|was| (was.device, was.inode) == (now.device, now.inode));
-                self.stamp != Some(now) && is_young(&metadata) && (in_place || self.is_cut_short(now.size))
+                let quiet = if in_place && now.size == 0 { EMPTY } else { QUIET };
+                is_younger(&metadata, quiet) && (in_place || self.is_cut_short(now.size))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let dir = self.path.parent().and_then(|dir| std::fs::metadata(dir).ok());
-                self.stamp.is_some() && dir.is_some_and(|dir| is_young(&dir))
+                let is_vital =
+                    self.path.file_name().is_some_and(|name| VITAL.iter().any(|vital| name == *vital));
+                let quiet = if is_vital { EMPTY } else { QUIET };
+                self.stamp.is_some() && dir.is_some_and(|dir| is_younger(&dir, quiet))
             }
             Err(_) => false,
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -39,8 +40,14 @@ impl Dir {
 
     /// Makes a file look as if it had been changed long ago.
     fn age(&self, name: &str) {
+        self.age_by(name, 3600);
+    }
+
+    fn age_by(&self, name: &str, seconds: u64) {
         let file = fs::File::open(self.path().join(name)).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        let time = SystemTime::now() - Duration::from_secs(seconds);
+        // Of the time of modification alone inotify says that the file was written into.
+        file.set_times(fs::FileTimes::new().set_modified(time).set_accessed(time)).unwrap();
     }
 
     fn control(&self) -> Control {
@@ -268,6 +275,44 @@ fn what_is_being_written_is_not_obeyed_yet() {
     fs::remove_file(dir.path().join("rcpthosts")).unwrap();
     dir.age(".");
     assert!(!takes("a.example"));
+}
+
+/// A generator that takes its time: `make-them > control/virtualdomains`, or `rm` first.
+#[test]
+fn what_somebody_still_writes_is_not_obeyed_however_long_he_pauses() {
+    let dir = Dir::with(&[
+        ("virtualdomains", "a.example:a.example\n"),
+        ("locals", "l.example\n"),
+        ("databytes", "1\n"),
+    ]);
+    let control = dir.control();
+    let has = |domain: &str| control.send().unwrap().virtualdomains.has_users(domain.as_bytes());
+    let domain = |name: &str| format!("{name}:{name}\n");
+    assert!(control.send().is_ok());
+    let mut writer = fs::File::create(dir.path().join("virtualdomains")).unwrap();
+    dir.age("virtualdomains");
+    assert!(has("a.example"), "emptied, and open");
+    writer.write_all(domain("b.example").as_bytes()).unwrap();
+    dir.age("virtualdomains");
+    assert!(has("a.example") && !has("b.example"), "a part, and open");
+    writer.write_all(domain("c.example").as_bytes()).unwrap();
+    drop(writer);
+    dir.age("virtualdomains");
+    assert!(!has("a.example") && has("b.example") && has("c.example"), "closed");
+    // Emptied and closed; what fills it comes a few seconds later.
+    dir.write("virtualdomains", "");
+    dir.age_by("virtualdomains", 5);
+    assert!(has("b.example"));
+    fs::remove_file(dir.path().join("virtualdomains")).unwrap();
+    dir.age_by(".", 5);
+    assert!(has("b.example"));
+    dir.write("virtualdomains", &domain("d.example"));
+    dir.age("virtualdomains");
+    assert!(has("d.example") && !has("b.example"));
+    // One that stays empty is.
+    dir.write("virtualdomains", "");
+    dir.age("virtualdomains");
+    assert!(!has("d.example"));
 }
 
 #[test]

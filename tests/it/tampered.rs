@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mailtree_tests::host::{Host, PATIENCE, Setup};
 use mailtree_tests::letter::letter;
@@ -315,4 +316,25 @@ mod needs_root {
             assert_eq!(fs::read_dir(served.back().join("Maildir/new")).unwrap().count(), 60);
         }
     }
+}
+
+/// An editor or a generator that has emptied `.qmail-default`: what is accepted meanwhile waits, and lies nowhere else.
+#[test]
+fn an_emptied_qmail_default_makes_no_maildir() {
+    let host = Host::start();
+    let domain = host.home().join("domains/mx.test");
+    let default = domain.join(".qmail-default");
+    let text = fs::read_to_string(&default).unwrap();
+    let mut writer = fs::File::create(&default).unwrap();
+    for name in ["young", "old"] {
+        host.send("sender@mx.test", &["bob@mx.test"], &letter(name, 300));
+        host.wait_log("delivery *: deferral: *");
+        writer.set_modified(SystemTime::now() - LIMIT).unwrap();
+    }
+    wait_until("both deferrals", PATIENCE, || host.log().matches(": deferral: ").count() >= 2);
+    assert!(!domain.join("Maildir").exists());
+    writer.write_all(text.as_bytes()).unwrap();
+    drop(writer);
+    host.ask(&["svc", "-a", "send"]);
+    host.maildir("bob").wait(2, PATIENCE);
 }

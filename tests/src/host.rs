@@ -479,7 +479,7 @@ impl Host {
     pub fn without_control(&self, name: &str) {
         let dir = self.home().join("control");
         fs::remove_file(dir.join(name)).unwrap();
-        fs::File::open(dir).unwrap().set_modified(SystemTime::now() - Duration::from_secs(1)).unwrap();
+        fs::File::open(dir).unwrap().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
     }
 
     /// Sends a signal to the host's process.

@@ -13,7 +13,7 @@ use mailtree_protocols::report::Report;
 use mailtree_protocols::{address, maildir as names};
 
 use super::Local;
-use super::plan::{Home, Plan, one_line, unreadable_mess};
+use super::plan::{Home, Plan, Target, one_line, unreadable_mess};
 use crate::delivery::Delivery;
 use crate::maildir::{self, Copy};
 use crate::pool::{Key, Refused};
@@ -109,9 +109,10 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     let mut copies = Vec::with_capacity(plan.maildirs.len());
     let (message, record) = ((job.id, job.birth), (job.channel, recipient.offset));
     let (again, doubted) = (job.again, job.again && queue.doubts(message, record));
-    for (n, dir) in plan.maildirs.iter().enumerate() {
+    for (n, Target { dir, own }) in plan.maildirs.iter().enumerate() {
         let name = names::name(job.birth, job.id, recipient.offset, n, &local.arguments.me, size);
-        let copy = Copy { maildir: dir, name: name.as_ref(), head: &head, body: &body, again, doubted };
+        let copy =
+            Copy { maildir: dir, makes: *own, name: name.as_ref(), head: &head, body: &body, again, doubted };
         copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
     }
     // With a forward still to come the recipient is not done.

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use mailtree_config::changes::{QUIET, is_younger};
 use mailtree_config::regular;
 use mailtree_protocols::address;
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
@@ -29,11 +30,20 @@ pub(super) struct Plan {
     /// The address in Delivered-To.
     pub(super) delivered_to: Vec<u8>,
     /// Maildirs that get the message.
-    pub(super) maildirs: Vec<PathBuf>,
+    pub(super) maildirs: Vec<Target>,
     /// Addresses that get it, all in one message.
     pub(super) forwards: Vec<Vec<u8>>,
     /// Counts of what `.qmail` asked for: files, forwards, programs.
     pub(super) did: (usize, usize, usize),
+}
+
+/// A Maildir that gets the message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) dir: PathBuf,
+    /// It is that of a user of vpasswd: what is missing of it is made. Not so what a `.qmail` file names or means, which may be
+    /// half a line, or an empty file that is about to be written: nobody would read what is delivered there.
+    pub(super) own: bool,
 }
 
 /// Whose delivery it is.
@@ -182,6 +192,9 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
     }
     let mut text = Vec::new();
     file.take(dotqmail::MAX_SIZE).read_to_end(&mut text).map_err(trouble)?;
+    if !text.ends_with(b"\n") && is_younger(&meta, QUIET) {
+        return Err(Report::deferral("Uh-oh: .qmail file is being written. (#4.2.1)\n"));
+    }
     if text.is_empty() {
         return Ok(Some(None));
     }
@@ -197,7 +210,7 @@ fn obey(home: &Path, instruction: Instruction, plan: &mut Plan) -> Result<(), Re
     match instruction {
         Instruction::Maildir(dir) => {
             plan.did.0 += 1;
-            plan.maildirs.push(home.join(path(&dir)));
+            plan.maildirs.push(Target { dir: home.join(path(&dir)), own: false });
         }
         Instruction::Forward(to) => {
             plan.did.1 += 1;
@@ -240,7 +253,8 @@ fn vdelivermail(
             UnknownUser::Directory(dir) => {
                 let dir = path(&dir);
                 let is_maildir = dir.join("new").is_dir();
-                plan.maildirs.push(if is_maildir { dir } else { dir.join("Maildir") });
+                let dir = if is_maildir { dir } else { dir.join("Maildir") };
+                plan.maildirs.push(Target { dir, own: false });
             }
         }
         return Ok(());
@@ -259,7 +273,7 @@ fn vdelivermail(
             // In the log all of this is vdelivermail, one program.
             plan.did = before;
         }
-        _ => plan.maildirs.push(dir.join("Maildir")),
+        _ => plan.maildirs.push(Target { dir: dir.join("Maildir"), own: true }),
     }
     Ok(())
 }

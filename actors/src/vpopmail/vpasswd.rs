@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use mailtree_config::changes::{EMPTY, QUIET, is_within, is_younger};
 use mailtree_config::regular;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::vpasswd;
 
-use crate::cdb_files::{CdbFiles, QUIET, about};
+use crate::cdb_files::{CdbFiles, about};
 use crate::durable::{self, Owner};
 use crate::lock_file::LockFile;
 
@@ -63,7 +64,7 @@ impl Vpasswd {
         let (changed, made) = (modified(&source)?, modified(&compiled)?);
         match (changed, made) {
             (Some(changed), None) => self.make(dir, changed, &compiled)?,
-            (Some(changed), Some(made)) if made < changed && !is_young(changed) => {
+            (Some(changed), Some(made)) if made < changed && !is_within(changed, QUIET) => {
                 // The old one counts until the new one can be made.
                 if let Err(error) = self.remake(dir, changed, &compiled) {
                     tracing::error!("alert: unable to make {} anew: {error}", compiled.display());
@@ -125,7 +126,8 @@ impl Vpasswd {
         let mut text = Vec::new();
         file.take(MAX_SIZE).read_to_end(&mut text)?;
         let changed = metadata.modified()?;
-        if is_young(changed) && text.last().is_some_and(|last| *last != b'\n') {
+        // Somebody is in the middle of it, or has emptied it to fill it.
+        if !text.ends_with(b"\n") && is_younger(&metadata, EMPTY) {
             return Ok(false);
         }
         let bad = |error: &dyn std::fmt::Display| about(&source, error);
@@ -206,11 +208,6 @@ fn modified(path: &Path) -> io::Result<Option<SystemTime>> {
     }
 }
 
-/// A time that lies ahead says nothing.
-fn is_young(changed: SystemTime) -> bool {
-    SystemTime::now().duration_since(changed).is_ok_and(|age| age < QUIET)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +283,10 @@ mod tests {
         assert!(domain.has(&vpasswd, "bob"));
         domain.write_text("", 0);
         assert!(domain.has(&vpasswd, "bob"), "an editor has just emptied it");
+        for half in [String::new(), format!("{}{}", line("ann"), &line("bob")[..20])] {
+            domain.write_text(&half, 5);
+            assert!(domain.has(&vpasswd, "bob"), "what fills it takes its time: {half}");
+        }
         domain.write_text(&format!("{}no user at all\n", line("ann")), 60);
         assert!(domain.has(&vpasswd, "bob") && !domain.has(&vpasswd, "ann"));
         std::fs::remove_file(domain.cdb()).unwrap();

@@ -82,7 +82,7 @@ impl<T> Kept<T> {
                 state.look = Some(look);
                 return state.in_force();
             }
-            if state.good.is_some() && state.seen.iter().any(Seen::is_being_written) {
+            if state.good.is_some() && state.seen.iter().any(|seen| seen.is_being_written(&files.changes)) {
                 return state.in_force();
             }
         }

@@ -221,9 +221,11 @@ impl Walk<'_> {
             for (n, piece) in pieces.enumerate() {
                 if let Some((at, exact)) = delimiter(piece, &place.levels) {
                     self.part(at, exact, start, &mut place)?;
-                } else if let Some(header) = &mut place.header {
-                    header.line(piece, n > 0, &mut self.budget, self.found)?;
                 } else {
+                    if let Some(header) = &mut place.header {
+                        header.line(piece, n > 0, &mut self.budget, self.found)?;
+                    }
+                    // What is called a mail, or a part of a digest, may be in uuencode from its first line on.
                     self.coded(piece, &text[next..], depth)?;
                 }
             }
