@@ -1,6 +1,7 @@
 //! cdb files that are asked again and again: kept in memory until they change on disk.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ struct Held {
     kept: HashMap<PathBuf, Kept>,
     /// What is wrong with the host's own files as they are; has been said.
     wrong: HashMap<PathBuf, String>,
+    /// Files that are being read.
+    reading: HashMap<PathBuf, Arc<Mutex<()>>>,
 }
 
 impl CdbFiles {
@@ -85,7 +88,7 @@ impl CdbFiles {
         error: &io::Error,
     ) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
         let error = about(path, error);
-        let Held { kept, wrong } = &mut *self.lock();
+        let Held { kept, wrong, .. } = &mut *self.lock();
         let Some(kept) = kept.get_mut(path) else {
             wrong.insert(path.to_owned(), error.to_string());
             return Err(error);
@@ -134,16 +137,18 @@ impl CdbFiles {
             kept.look = look.or(kept.look);
             return Ok(Some(Arc::clone(&kept.cdb)));
         }
-        if meta.len() > MAX_SIZE {
-            return Err(io::Error::other(format!("larger than {MAX_SIZE} bytes")));
+        // One reader: a large database is not to be read by all that wait for it.
+        let turn = Arc::clone(self.lock().reading.entry(path.to_owned()).or_default());
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = self.lock().kept.get(path)
+            && kept.version == version
+        {
+            return Ok(Some(Arc::clone(&kept.cdb)));
         }
-        let mut bytes = Vec::new();
-        file.take(MAX_SIZE).read_to_end(&mut bytes)?;
-        let cdb = Arc::new(Cdb::new(bytes).map_err(io::Error::other)?);
-        if look.is_some() {
-            cdb.check().map_err(io::Error::other)?;
-        }
+        let read = load(file, look.is_some());
         let held = &mut *self.lock();
+        held.reading.remove(path);
+        let cdb = Arc::new(read?);
         let size: u64 = held.kept.values().map(|kept| kept.version.1).sum();
         if held.kept.len() >= MAX_FILES || size + version.1 > MAX_HELD {
             held.kept.clear();
@@ -155,6 +160,20 @@ impl CdbFiles {
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads a database, and if `all` looks at all of it.
+fn load(file: File, all: bool) -> io::Result<Cdb<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(io::Error::other(format!("larger than {MAX_SIZE} bytes")));
+    }
+    let cdb = Cdb::new(bytes).map_err(io::Error::other)?;
+    if all {
+        cdb.check().map_err(io::Error::other)?;
+    }
+    Ok(cdb)
 }
 
 /// An error that names its file.

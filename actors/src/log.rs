@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mailtree_protocols::tai64::Tai64n;
+use mailtree_protocols::visible::steers;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -173,7 +174,7 @@ impl std::fmt::Write for Classic {
                 self.cut = true;
                 break;
             }
-            self.line.push(if c.is_control() { '?' } else { c });
+            self.line.push(if steers(c) { '?' } else { c });
         }
         Ok(())
     }

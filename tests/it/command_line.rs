@@ -280,6 +280,14 @@ fn links_remember_the_home() {
 }
 
 #[test]
+fn what_is_typed_wrong_does_not_steer_the_terminal() {
+    let ran = sh(None, "mailtree queue show $'1\\u202e\\u009b\\u2028'");
+    assert_eq!(ran.code, Some(100));
+    assert!(ran.stderr.contains(r"1\u{202e}\u{9b}\u{2028}"), "{ran:#?}");
+    assert!(!ran.stderr.chars().any(|c| c != '\n' && mailtree_protocols::visible::steers(c)), "{ran:#?}");
+}
+
+#[test]
 fn bash_takes_the_completions() {
     let ran = sh(None, "mailtree completions bash | bash -n").expect(0);
     assert_eq!(ran.stderr, "");

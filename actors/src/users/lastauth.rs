@@ -24,14 +24,19 @@ const MODE: u32 = 0o600;
 pub(super) fn note(dir: &Path, ip: IpAddr) -> io::Result<()> {
     let path = dir.join("lastauth");
     let text = ip.to_canonical().to_string();
-    let old = regular::open_with_metadata(&path)?;
+    // The directory is the user's: a link in it would lend a file of another its owner and mode.
+    let old = match regular::open_itself(OpenOptions::new().read(true), &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        opened => Some(opened?),
+    };
     let (owner, mode) = match old {
-        Some((file, old)) => {
+        Some(file) => {
+            let old = file.metadata()?;
             let mut said = String::new();
             if is_fresh(&old) && file.take(64).read_to_string(&mut said).is_ok() && said == text {
                 return Ok(());
             }
-            ((old.uid(), old.gid()), old.mode() & 0o7777)
+            ((old.uid(), old.gid()), old.mode() & 0o666)
         }
         None => {
             let dir = fs::metadata(dir)?;
@@ -100,5 +105,20 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert!(note(dir.path(), "192.0.2.9".parse().unwrap()).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_user_lends_nobody_elses_mode_or_owner() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let path = dir.path().join("lastauth");
+        fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o4755)).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), &path).unwrap();
+        assert!(note(dir.path(), "192.0.2.9".parse().unwrap()).is_err());
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o4755)).unwrap();
+        note(dir.path(), "192.0.2.9".parse().unwrap()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
     }
 }

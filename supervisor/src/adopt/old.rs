@@ -1,5 +1,6 @@
 //! The old host's files, wherever they lie.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -14,8 +15,8 @@ const SIZE_MAX: u64 = 64 << 20;
 /// What a script asks for is not longer than this.
 const ANSWER_MAX: usize = 16 * 1024;
 
-/// Links that lead to links.
-const LINKS_MAX: usize = 16;
+/// Links on the way to a file.
+const LINKS_MAX: usize = 40;
 
 /// A host that runs qmail, or a copy of its files.
 #[derive(Debug)]
@@ -55,9 +56,10 @@ impl Old {
     /// Where a path of the host lies here. `..` leads nowhere outside.
     pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        if self.is_live() || path.starts_with(&self.root) {
+        if self.is_live() {
             return path.to_owned();
         }
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
         let mut found = self.root.clone();
         for part in path.components() {
             match part {
@@ -74,19 +76,28 @@ impl Old {
         Path::new("/").join(path.strip_prefix(&self.root).unwrap_or(path))
     }
 
-    /// Where a path lies without the links at its end: those of a copy lead to places of the copy.
+    /// Where a path lies without links: those of a copy, also on the way, lead to places of the copy.
     pub(super) fn follow(&self, path: &Path) -> PathBuf {
-        let mut path = path.to_owned();
-        for _ in 0..LINKS_MAX {
-            let Ok(target) = std::fs::read_link(&path) else { break };
-            path = if target.is_absolute() {
-                self.at(target)
-            } else {
-                let beside = path.parent().unwrap_or(&self.root).join(target);
-                if self.is_live() { beside } else { self.at(beside) }
-            };
+        let parts = |path: &Path| -> Vec<OsString> {
+            path.components().rev().map(|part| part.as_os_str().to_owned()).collect()
+        };
+        let (mut found, mut links) = (self.root.clone(), 0);
+        let mut left = parts(&self.original(path));
+        while let Some(part) = left.pop() {
+            match Path::new(&part).components().next() {
+                Some(Component::ParentDir) if found != self.root => drop(found.pop()),
+                Some(Component::RootDir) => found.clone_from(&self.root),
+                Some(Component::Normal(name)) => match std::fs::read_link(found.join(name)) {
+                    Ok(target) if links < LINKS_MAX => {
+                        links += 1;
+                        left.extend(parts(&target));
+                    }
+                    Ok(_) | Err(_) => found.push(name),
+                },
+                Some(Component::ParentDir | Component::CurDir | Component::Prefix(_)) | None => (),
+            }
         }
-        path
+        found
     }
 
     /// A whole file; `None`: there is none. Whatever is no regular file is not waited for.
@@ -159,5 +170,45 @@ impl Old {
             return rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
         }
         self.text("/etc/hostname")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_link_of_a_copy_leads_out_of_it() {
+        let around = tempfile::tempdir().unwrap();
+        let root = around.path().join("copy");
+        std::fs::create_dir_all(root.join("var/qmail/control")).unwrap();
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(around.path().join("secret"), "outside").unwrap();
+        std::fs::write(root.join("secret"), "inside").unwrap();
+        let old = Old::new(&root, Path::new("/var/qmail"), Path::new("/home/vpopmail")).unwrap();
+        let control = old.control();
+        let text = |name: &str| old.look(&control.join(name)).map(|text| String::from_utf8(text).unwrap());
+        let absolute = around.path().join("secret");
+        for target in [
+            "../../../../../../../../secret",
+            "../../../secret",
+            "/secret",
+            "/../secret",
+            "../control/../../../secret",
+        ] {
+            symlink(target, control.join("link")).unwrap();
+            assert_eq!(text("link").as_deref(), Some("inside"), "{target}");
+            std::fs::remove_file(control.join("link")).unwrap();
+        }
+        symlink(&absolute, control.join("link")).unwrap();
+        assert_eq!(text("link"), None);
+        // A link on the way, and a loop.
+        symlink("../../../../..", control.join("up")).unwrap();
+        assert_eq!(text("up/secret").as_deref(), Some("inside"));
+        assert_eq!(old.names(&control.join("up")), ["etc", "secret", "var"]);
+        symlink("loop", control.join("loop")).unwrap();
+        assert_eq!(text("loop"), None);
     }
 }

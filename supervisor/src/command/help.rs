@@ -1,8 +1,11 @@
 //! The help of the commands: examples and exit codes, in one form for all.
 
-use clap::CommandFactory as _;
+use std::borrow::Cow;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+use mailtree_protocols::visible::visible_lines;
 
 use super::Cli;
 
@@ -155,8 +158,14 @@ pub(super) fn report(error: &clap::Error, name: Option<&str>) -> ExitCode {
     }
     match USAGES.iter().find(|(usage, _)| Some(*usage) == name) {
         Some((_, usage)) => errln!("{usage}"),
-        // Nothing could be said of a standard error that is closed.
-        None => error.print().unwrap_or_default(),
+        None => {
+            let text = error.render().to_string();
+            match visible_lines(&text) {
+                // Nothing could be said of a standard error that is closed.
+                Cow::Borrowed(_) => error.print().unwrap_or_default(),
+                Cow::Owned(shown) => errln!("{}", shown.trim_end()),
+            }
+        }
     }
     ExitCode::from(100)
 }

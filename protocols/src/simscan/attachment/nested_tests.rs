@@ -225,6 +225,18 @@ fn old_encodings_are_looked_into() {
     for message in [
         text(&evil),
         mixed(&format!("Content-Type: x/y\nContent-Transfer-Encoding: x-uuencode\n\n{evil}")),
+        // Where a header is expected.
+        mixed(&format!("Content-Type: message/rfc822\nContent-Transfer-Encoding: x-uuencode\n\n{evil}")),
+        mixed(&format!(
+            "Content-Type: message/rfc822\nContent-Transfer-Encoding: x-uue\n\n{}",
+            uu("m", mail("a.exe"))
+        )),
+        mixed(&format!(
+            "Content-Type: x/y; name=x.eml\nContent-Transfer-Encoding: uuencode\n\n{}",
+            uu("x.eml", mail("a.exe"))
+        )),
+        mixed(&format!("Content-Type: multipart/digest; boundary=b2\n\n--b2\n\n{evil}--b2--\n")),
+        mixed("Content-Type: message/rfc822\n\n=ybegin line=128 size=2 name=a.exe\nw\u{84}\n=yend size=2\n"),
         coded("Content-Type: text/plain", &evil),
         coded("Content-Type: text/plain", format!("{}{evil}", "look\r\n".repeat(5000))),
         mixed(&format!("Content-Transfer-Encoding: quoted-printable\n\n{}", evil.replace("644", "6=344"))),
