@@ -101,15 +101,17 @@ impl Relocation {
     /// Whether this directory may be written into.
     fn may_write(&mut self, dir: &Path) -> bool {
         let Some(there) = real(dir).filter(|there| there.is_dir()) else { return false };
-        let own = self.own.iter().any(|own| there.starts_with(own));
-        if !own && !(self.is_gone && there != *dir) {
-            let (dir, old) = (dir.display(), String::from_utf8_lossy(&self.old));
-            self.done.left.push(match there.display().to_string() {
-                there if there == dir.to_string() => format!("{dir}: outside of the home: nothing in it was rewritten"),
-                there => format!("{dir}: leads to {there}, outside of the home, and {old} is still there: nothing in it was rewritten"),
+        let links = there != *dir;
+        let may = self.own.iter().any(|own| there.starts_with(own)) || (self.is_gone && links);
+        if !may {
+            let (dir, there, old) = (dir.display(), there.display(), String::from_utf8_lossy(&self.old));
+            self.done.left.push(if links {
+                format!("{dir}: leads to {there}, outside of the home, and {old} is still there: nothing in it was rewritten")
+            } else {
+                format!("{dir}: outside of the home: nothing in it was rewritten")
             });
         }
-        own || (self.is_gone && there != *dir)
+        may
     }
 
     /// `vpasswd` with its database, and the `.qmail` files of the domain and of its users.
