@@ -103,6 +103,14 @@ fn refusals_name_place_field_and_what_is_allowed() {
             "(scanners: (rspamd: \"localhost\"))",
             &[": scanners.rspamd: ", "\"localhost\"", "allowed: an address and a port"],
         ),
+        (
+            "(services: {\n\"smtpd\": smtpd(\n checkpassword: [\"/bin/true\"])})",
+            &[
+                "host.ron:3:",
+                ": services.smtpd.checkpassword: \"/bin/true\" says yes to every password; allowed: ",
+                "[\"/bin/checkpassword\", \"true\"]",
+            ],
+        ),
         ("(services: {\"smtpd\": smtpd(per_ip: 0)})", &[": services.smtpd.per_ip: ", "allowed: 1 to 65000"]),
         (
             "(services: {\"smtpd\": smtpd(per_ip: -1)})",

@@ -219,6 +219,12 @@ pub fn lookup<B: AsRef<[u8]>>(users: &Cdb<B>, local: &[u8]) -> Result<Option<Con
     Ok(None)
 }
 
+/// Whom the database's entries are for, in the order of the file; those that are damaged are left out.
+pub fn entries<B: AsRef<[u8]>>(users: &Cdb<B>) -> impl Iterator<Item = Controlled> {
+    let entries = users.iter().flatten().filter(|(key, _)| key.starts_with(b"!"));
+    entries.filter_map(|(_, data)| record(data, b"", b"").ok())
+}
+
 fn record(data: &[u8], local: &[u8], rest: &[u8]) -> Result<Controlled, LookupError> {
     let bad = || LookupError::Record(String::from_utf8_lossy(local).into_owned());
     let fields: Vec<&[u8]> = data.splitn(7, |&b| b == 0).collect();

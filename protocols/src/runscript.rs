@@ -13,7 +13,7 @@ mod stunnel;
 mod tests;
 mod token;
 
-pub use chain::{Kind, Program};
+pub use chain::{Kind, Program, chain};
 pub use options::{Names, Options, Tcpserver};
 pub use stunnel::Stunnel;
 
@@ -105,6 +105,12 @@ impl RunScript {
             Kind::Tcpserver(tcpserver) | Kind::Sslserver(tcpserver) => Some(tcpserver),
             _ => None,
         })
+    }
+
+    /// Goes on with the programs that the last one of the chain runs: another script, or what a configuration names.
+    pub fn follow(&mut self, programs: Vec<Program>) {
+        chain::environment(&programs, &mut self.environment);
+        self.chain.extend(programs);
     }
 
     /// A variable of the environment.

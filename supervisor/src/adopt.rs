@@ -93,6 +93,13 @@ impl Report {
 /// # Errors
 /// When there is no qmail, or the `host.ron` for it could not be used.
 pub(crate) fn examine(old: &Old, home: &Path, options: &Options) -> Result<Report, Failure> {
+    if let Some((path, there)) = old.outside() {
+        let (path, there) = (path.display(), there.display());
+        return Err(Failure::permanent(format!(
+            "{path}: leads to {there}, which is not in the copy: this host would work on the original; allowed: a directory \
+             of the copy, or a link to one"
+        )));
+    }
     let me = old.control().join("me");
     if old.read(&me)?.is_none() {
         return Err(Failure::permanent(format!(
@@ -107,7 +114,7 @@ pub(crate) fn examine(old: &Old, home: &Path, options: &Options) -> Result<Repor
         smtp::decide(old, service, options, &mut found, &mut report);
     }
     rules::examine(old, &found.rules, &mut report);
-    control::examine(old, &mut report);
+    control::examine(old, &services, &mut report);
     users::examine(old, &mut report);
     queue::examine(old, &mut report);
     toaster::examine(old, &mut report);

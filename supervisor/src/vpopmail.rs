@@ -4,12 +4,11 @@
 //! directory with a Maildir. Each file is replaced whole under a lock, in an order in which a stop at any point leaves
 //! mail either refused or delivered, never accepted without a place to go.
 
-use std::ffi::OsStr;
+mod relocation;
+
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mailtree_config::host::Paths;
@@ -19,6 +18,8 @@ use mailtree_protocols::vpasswd::{self, Entry};
 
 use crate::durable::{self, Owner};
 use crate::failure::{Doing, Failure};
+
+pub(crate) use relocation::Relocated;
 
 /// Once `rcpthosts` has this many lines, further domains go into `morercpthosts`.
 const RCPTHOSTS_LINES: usize = 50;
@@ -171,70 +172,6 @@ impl<'a> Vpopmail<'a> {
         write_vpasswd(&dir, &entries, owner)
     }
 
-    /// Rewrites the paths that begin with `old`: in each domain's `vpasswd` and `.qmail` files, in those of the user alias, and
-    /// then in `users/assign`. Which files, and how many paths in each. With `dry_run` nothing is written.
-    pub fn relocate(&self, old: &Path, new: &Path, dry_run: bool) -> Result<Vec<(PathBuf, usize)>, Failure> {
-        let (old, new) = (field(old)?, field(new)?);
-        let users = durable::owner_of(&self.paths.users)?;
-        let _lock = durable::lock(&self.paths.users.join("assign.lock"), users)?;
-        let mut assignments = self.assignments()?;
-        let mut rewritten = Vec::new();
-        let mut count = 0;
-        let mut done: Vec<PathBuf> = Vec::new();
-        for assignment in &mut assignments {
-            if let Some(moved) = moved(&assignment.controlled.home, &old, &new) {
-                assignment.controlled.home = moved;
-                count += 1;
-            }
-            let dir = PathBuf::from(OsStr::from_bytes(&assignment.controlled.home));
-            if dir.is_dir() && !done.contains(&dir) {
-                self.relocate_domain(&dir, (&old, &new), dry_run, &mut rewritten)?;
-                done.push(dir);
-            }
-        }
-        if self.paths.alias.is_dir() {
-            relocate_instructions(&self.paths.alias, (&old, &new), dry_run, &mut rewritten)?;
-        }
-        if count > 0 {
-            if !dry_run {
-                self.write_assignments(&assignments, users)?;
-            }
-            rewritten.push((self.paths.users.join("assign"), count));
-        }
-        Ok(rewritten)
-    }
-
-    fn relocate_domain(
-        &self,
-        dir: &Path,
-        (old, new): (&[u8], &[u8]),
-        dry_run: bool,
-        rewritten: &mut Vec<(PathBuf, usize)>,
-    ) -> Result<(), Failure> {
-        let owner = durable::owner_of(dir)?;
-        let file = dir.join("vpasswd");
-        if file.exists() {
-            let _lock = durable::lock(&dir.join(".vpasswd.lock"), owner)?;
-            let text = durable::read(&file)?.unwrap_or_default();
-            let mut entries = vpasswd::parse(&text)
-                .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?;
-            let mut count = 0;
-            for entry in &mut entries {
-                if let Some(moved) = moved(&entry.dir, old, new) {
-                    entry.dir = moved;
-                    count += 1;
-                }
-            }
-            if count > 0 {
-                if !dry_run {
-                    write_vpasswd(dir, &entries, owner)?;
-                }
-                rewritten.push((file, count));
-            }
-        }
-        relocate_instructions(dir, (old, new), dry_run, rewritten)
-    }
-
     /// Directory and owner of a domain, or of the domain that it is an alias of.
     fn domain(&self, name: &str) -> Result<(PathBuf, Owner), Failure> {
         let name = domain_name(name)?;
@@ -360,64 +297,6 @@ impl<'a> Vpopmail<'a> {
     }
 }
 
-/// The path with `new` in place of `old` at its beginning; none if it does not begin so.
-fn moved(path: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
-    let rest = path.strip_prefix(old)?;
-    (rest.is_empty() || rest.starts_with(b"/")).then(|| [new, rest].concat())
-}
-
-/// The `.qmail` files in `dir`; each keeps owner and mode.
-fn relocate_instructions(
-    dir: &Path,
-    (old, new): (&[u8], &[u8]),
-    dry_run: bool,
-    rewritten: &mut Vec<(PathBuf, usize)>,
-) -> Result<(), Failure> {
-    for entry in std::fs::read_dir(dir).doing("read", dir)? {
-        let entry = entry.doing("read", dir)?;
-        if !entry.file_name().as_bytes().starts_with(b".qmail") {
-            continue;
-        }
-        let path = entry.path();
-        let meta = entry.metadata().doing("stat", &path)?;
-        if !meta.is_file() {
-            continue;
-        }
-        let text = durable::read(&path)?.unwrap_or_default();
-        let (text, count) = replaced(&text, old, new);
-        if count > 0 {
-            if !dry_run {
-                let owner = Owner { uid: meta.uid(), gid: meta.gid() };
-                durable::replace(&path, &text, meta.mode() & 0o7777, owner)?;
-            }
-            rewritten.push((path, count));
-        }
-    }
-    Ok(())
-}
-
-/// A text with `new` in place of each path that begins with `old`, and how many there were.
-fn replaced(text: &[u8], old: &[u8], new: &[u8]) -> (Vec<u8>, usize) {
-    let part_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./".contains(byte);
-    let (mut out, mut rest, mut count) = (Vec::with_capacity(text.len()), text, 0);
-    while let Some(first) = rest.first() {
-        let begins = !out.last().is_some_and(part_of_name);
-        let ends = |behind: &[u8]| behind.first().is_none_or(|byte| *byte == b'/' || !part_of_name(byte));
-        match rest.strip_prefix(old) {
-            Some(behind) if begins && ends(behind) => {
-                out.extend_from_slice(new);
-                rest = behind;
-                count += 1;
-            }
-            _ => {
-                out.push(*first);
-                rest = &rest[1..];
-            }
-        }
-    }
-    (out, count)
-}
-
 /// Removes the directory of a domain that was not finished. The failure before it is the one to report; what could not
 /// be removed is named by the next attempt.
 fn remove_unfinished(dir: &Path) {
@@ -535,47 +414,6 @@ mod tests {
             gecos: String::new(),
             quota: "NOQUOTA".to_owned(),
         }
-    }
-
-    #[test]
-    fn a_home_that_was_moved_is_noticed_and_put_right() {
-        let home = home();
-        home.add_domain("virtual.example").unwrap();
-        home.add_user("bob", "virtual.example").unwrap();
-        assert_eq!(crate::elsewhere::find(&home.paths).unwrap(), []);
-        let new = home
-            .paths
-            .home
-            .parent()
-            .unwrap()
-            .join(format!("{}-moved", home.paths.home.file_name().unwrap().to_str().unwrap()));
-        std::fs::create_dir(&new).unwrap();
-        std::process::Command::new("cp").arg("-a").arg(home.paths.home.join(".")).arg(&new).status().unwrap();
-        let paths = Host::load(&new).unwrap().paths();
-        let found = crate::elsewhere::find(&paths).unwrap();
-        let said = found[0].to_string();
-        let advice = format!("relocate {} {}", home.paths.home.display(), new.display());
-        assert!(said.ends_with(&advice), "{said}");
-        // The two domains' vpasswd and .qmail-default, and assign.
-        let vpopmail = Vpopmail::new(&paths);
-        let rewritten = vpopmail.relocate(&home.paths.home, &new, true).unwrap();
-        assert_eq!(rewritten.len(), 5, "{rewritten:?}");
-        assert!(!crate::elsewhere::find(&paths).unwrap().is_empty(), "a dry run changes nothing");
-        assert_eq!(vpopmail.relocate(&home.paths.home, &new, false).unwrap(), rewritten);
-        assert_eq!(crate::elsewhere::find(&paths).unwrap(), []);
-        assert_eq!(vpopmail.relocate(&home.paths.home, &new, false).unwrap(), []);
-        let line = std::fs::read_to_string(paths.domains.join("virtual.example/.qmail-default")).unwrap();
-        assert!(line.starts_with(&format!("| {}/bin/vdelivermail", new.display())), "{line}");
-        std::fs::remove_dir_all(&new).unwrap();
-    }
-
-    #[test]
-    fn only_whole_paths_are_rewritten() {
-        let text =
-            b"| /old/bin/x '' /old/domains/y/z\n/older/Maildir/\n/a/old/Maildir/\n&bob@old\n\"/old\"\n";
-        let (text, count) = replaced(text, b"/old", b"/new/place");
-        let expected = "| /new/place/bin/x '' /new/place/domains/y/z\n/older/Maildir/\n/a/old/Maildir/\n&bob@old\n\"/new/place\"\n";
-        assert_eq!((String::from_utf8(text).unwrap().as_str(), count), (expected, 3));
     }
 
     #[test]

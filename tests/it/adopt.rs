@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 
-use mailtree_tests::host::{PATIENCE, Setup, free_port};
+use mailtree_tests::host::{PATIENCE, Ran, Setup, free_port};
 use mailtree_tests::letter::letter;
 use mailtree_tests::maildir::Maildir;
 use mailtree_tests::old_host::{OldHost, User};
@@ -144,7 +145,8 @@ fn every_part_is_named_with_what_becomes_of_it() {
             "ignored",
             "log of smtpd",
             "why",
-            "the log goes to standard output; README has the multilog lines that keep these files",
+            "one log for all services, on standard output: README has the multilog lines for it; what concerns clients is in \
+             smtpd, logins by submission and smtps are in files of their own, too",
         ),
         (
             "not_yet",
@@ -201,6 +203,192 @@ fn what_files_say_reaches_no_terminal_raw() {
     let all = format!("{}{}", ran.stdout, ran.stderr);
     assert!(all.chars().all(|c| c == '\n' || !c.is_control()), "{all:?}");
     assert!(all.contains("\\u{1b}[31mred"), "{all}");
-    assert!(all.contains("smtproutes:1: mail that it concerns waits until then"), "{all}");
+    assert!(all.contains("smtproutes:1: until mailtree can log in at a relay"), "{all}");
     assert!(!all.contains("secret-of-the-smarthost"), "{all}");
+}
+
+const STUNNEL: &str =
+    "#!/bin/sh\nexec tcpserver -c 20 0 465 /usr/sbin/stunnel /var/qmail/control/smtps.conf 2>&1\n";
+
+/// An old host with SMTP behind a stunnel that runs this.
+fn behind_stunnel(exec: &str, execargs: &str) -> OldHost {
+    let (old, _) = old_host();
+    old.service("qmail-smtpsd", STUNNEL);
+    old.control(&[("smtps.conf", &format!("cert = /c.pem\nexec = {exec}\nexecargs = {execargs}\n"))]);
+    old
+}
+
+fn dry_run(old: &OldHost) -> Value {
+    old.adopt(Path::new("/nonexistent/home"), &["--dry-run", "--json"]).json()
+}
+
+#[test]
+fn what_a_stunnel_runs_is_taken_as_in_a_run_script() {
+    let built_in = "built in: the users of vpasswd";
+    let old = behind_stunnel("/var/qmail/bin/qmail-smtpd", "qmail-smtpd vchkpw /bin/true");
+    let report = dry_run(&old);
+    assert_eq!(row(&report, "taken", "smtpsd vchkpw")["as"], built_in);
+    assert_eq!(row(&report, "taken", "smtpsd environment")["as"], "{\"SMTPAUTH\": \"\", \"SMTPS\": \"1\"}");
+    let ron = report["host_ron"].as_str().unwrap();
+    assert!(!ron.contains("checkpassword:"), "{ron}");
+    assert_eq!(row(&report, "taken", "control/smtps.conf")["as"], "read for smtpsd: see its rows");
+
+    let old = behind_stunnel(
+        "/usr/local/bin/rblsmtpd",
+        "rblsmtpd -r list.test /var/qmail/bin/qmail-smtpd /home/vpopmail/bin/vchkpw /bin/true",
+    );
+    let report = dry_run(&old);
+    assert_eq!(row(&report, "taken", "smtpsd rblsmtpd")["as"], "[\"-r\", \"list.test\"]");
+    assert_eq!(row(&report, "taken", "smtpsd vchkpw")["as"], built_in);
+    let ron = report["host_ron"].as_str().unwrap();
+    assert!(!ron.contains("checkpassword:"), "{ron}");
+}
+
+#[test]
+fn a_program_that_says_yes_to_everybody_is_not_taken_over() {
+    let old = behind_stunnel("/usr/bin/env", "env SMTPAUTH= /var/qmail/bin/qmail-smtpd /opt/yes");
+    old.service(
+        "qmail-submission",
+        "#!/bin/sh\nSMTPAUTH=! exec tcpserver 0 587 /var/qmail/bin/qmail-smtpd mail.test /bin/true\n",
+    );
+    fs::create_dir_all(old.path("opt")).unwrap();
+    std::os::unix::fs::symlink("/bin/true", old.path("opt/yes")).unwrap();
+    let report = dry_run(&old);
+    for what in ["submission checkpassword /bin/true", "smtpsd checkpassword /opt/yes"] {
+        let why = row(&report, "not_yet", what)["why"].as_str().unwrap();
+        assert!(why.contains("true says yes to every password: everybody could send to everywhere"), "{why}");
+    }
+    let ron = report["host_ron"].as_str().unwrap();
+    // The one of smtpd, whose program asks.
+    assert!(!ron.contains("checkpassword:") && ron.matches("SMTPAUTH").count() == 1, "{ron}");
+
+    let setup = Setup::new();
+    for program in ["/bin/true", "env A=b /bin/true"] {
+        let words: Vec<_> = program.split(' ').collect();
+        fs::write(
+            setup.home().join("host.ron"),
+            format!("(services: {{\n  \"smtpd\": smtpd(checkpassword: {words:?}),\n}})"),
+        )
+        .unwrap();
+        for command in ["check", "up"] {
+            let said = setup.run(&[command]).expect(100).stderr;
+            assert!(
+                said.contains("host.ron:2:") && said.contains("says yes to every password; allowed: "),
+                "{said}"
+            );
+        }
+    }
+    // By a link its name is no other.
+    let link = setup.home().join("yes");
+    std::os::unix::fs::symlink("/bin/true", &link).unwrap();
+    fs::write(
+        setup.home().join("host.ron"),
+        format!(
+            "(services: {{\n  \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"], checkpassword: [{link:?}]),\n}})"
+        ),
+    )
+    .unwrap();
+    let said = setup.run(&["check"]).expect(100).stderr;
+    assert!(said.contains("services.smtpd.checkpassword: leads to ") && said.contains("says yes"), "{said}");
+    let host = setup.host_ron(
+        format!("(services: {{ \"smtpd\": smtpd(listen: [\"127.0.0.1:0\"], checkpassword: [{link:?}]) }})"),
+        link.with_file_name("queue"),
+    );
+    host.launch().wait_log("*services.smtpd.checkpassword: leads to * which says yes to every password*");
+}
+
+/// What is told to be typed is what helps, wherever it is typed.
+#[test]
+fn the_command_of_the_refusal_rewrites_a_copy_that_was_not_relocated() {
+    let (old, _) = old_host();
+    let bob = "home/vpopmail/domains/corp.test/bob";
+    old.write(&format!("{bob}/.qmail"), format!("/{bob}/Maildir/\n"));
+    let parent = tempfile::tempdir().unwrap();
+    let home = parent.path().join("new home");
+    old.adopt(&home, &["--listen", "127.0.0.1", "--port-offset", "20000"]).expect(0);
+    let relative = |args: &[&str]| {
+        let mut command = Command::new(mailtree_tests::host::binary());
+        Ran::new(command.current_dir(parent.path()).args(["--home", "new home"]).args(args))
+    };
+    let command = |said: &str| {
+        let at = said.find("run mailtree ").unwrap_or_else(|| panic!("{said}")) + "run mailtree ".len();
+        said[at..].lines().next().unwrap().to_owned()
+    };
+    let vpopmail = old.path("home/vpopmail").display().to_string();
+    let refused = relative(&["up", "--hold"]).expect(100).stderr;
+    let typed = command(&refused);
+    assert_eq!(typed, format!("--home '{}' relocate /home/vpopmail {vpopmail}", home.display()));
+    let checked = relative(&["check"]).expect(100).stderr;
+    assert!(checked.contains(&typed) && checked.contains("/bob/.qmail: names "), "{checked}");
+
+    // What no file names.
+    let refused = relative(&["relocate", "/nowhere", &vpopmail, "--dry-run"]).expect(100);
+    assert_eq!(refused.stdout, "0 files would be rewritten\n");
+    let expected =
+        format!("no path begins with /nowhere; the files name /home/vpopmail; run mailtree {typed}\n");
+    assert!(refused.stderr.ends_with(&expected), "{}", refused.stderr);
+    let refused = relative(&["relocate", "/", &vpopmail]).expect(100).stderr;
+    assert!(refused.contains("OLD /; allowed: an absolute path other than /"), "{refused}");
+
+    let mut shell = Command::new("sh");
+    let line = format!("'{}' {typed}", mailtree_tests::host::binary().display());
+    let said = Ran::new(shell.arg("-c").arg(line)).expect(0).stdout;
+    assert!(said.contains("/bob/.qmail: 1 paths\n"), "{said}");
+    assert_eq!(
+        fs::read_to_string(old.path(&format!("{bob}/.qmail"))).unwrap(),
+        format!("{vpopmail}/domains/corp.test/bob/Maildir/\n")
+    );
+    let checked = relative(&["check"]);
+    assert!(!checked.stderr.contains("relocate"), "{}", checked.stderr);
+    let again = relative(&["relocate", "/home/vpopmail/", &vpopmail]).expect(0);
+    assert!(
+        again.stderr.contains(&format!("no path begins with /home/vpopmail; the files name {vpopmail}\n")),
+        "{again:#?}"
+    );
+}
+
+#[test]
+fn a_copy_that_leads_to_its_original_is_refused() {
+    let (old, _) = old_host();
+    let live = tempfile::tempdir().unwrap();
+    fs::rename(old.path("var/qmail/queue"), live.path().join("queue")).unwrap();
+    std::os::unix::fs::symlink(live.path().join("queue"), old.path("var/qmail/queue")).unwrap();
+    let refused = old.adopt(Path::new("/nonexistent/home"), &["--dry-run"]).expect(100).stderr;
+    assert!(
+        refused.contains("/var/qmail/queue: leads to ") && refused.contains("not in the copy"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_is_missing_is_said_with_what_makes_it() {
+    let (old, _) = old_host();
+    fs::remove_file(old.path("var/qmail/users/cdb")).unwrap();
+    fs::remove_file(old.path("home/vpopmail/domains/corp.test/vpasswd.cdb")).unwrap();
+    old.control(&[("smtproutes", "a.test:relay.test user secret\n")]);
+    let report = dry_run(&old);
+    let next = report["next"].as_array().unwrap();
+    let next: Vec<_> = next.iter().map(|step| step.as_str().unwrap()).collect();
+    assert!(next.contains(&"users/cdb is missing in the copy: relocate makes it, too"), "{next:#?}");
+    assert!(
+        !next.iter().any(|step| step.contains("qmail-newu") || step.contains("vpasswd.cdb")),
+        "{next:#?}"
+    );
+    let why = row(&report, "ignored", "vpasswd.cdb of 1 domains")["why"].as_str().unwrap();
+    assert_eq!(why, "missing: the running host makes it from vpasswd when it next looks for a user");
+    let why = row(&report, "not_yet", "control/smtproutes:1")["why"].as_str().unwrap();
+    assert!(why.contains("authenticated relaying is not supported yet") && !why.contains("secret"), "{why}");
+    assert!(
+        next.iter().any(|step| step.contains("smtproutes:1: until mailtree can log in at a relay")),
+        "{next:#?}"
+    );
+
+    // And it is so.
+    let home = tempfile::tempdir().unwrap();
+    old.adopt(home.path(), &["--listen", "127.0.0.1", "--port-offset", "20000"]).expect(0);
+    let setup = Setup::existing(home.path());
+    let vpopmail = old.path("home/vpopmail").display().to_string();
+    setup.run(&["relocate", "/home/vpopmail", &vpopmail]).expect(0);
+    assert!(old.path("var/qmail/users/cdb").exists());
+    setup.run(&["check"]).expect(0);
 }

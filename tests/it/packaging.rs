@@ -355,6 +355,7 @@ mod needs_fail2ban {
 
 /// A supervisor of others keeps the host with our run scripts.
 mod supervised {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Stdio};
 
@@ -365,6 +366,69 @@ mod supervised {
     use serde_json::Value;
 
     use super::*;
+
+    /// Who the log is for here: nobody in the place of a user that this machine may not have, or ourselves.
+    fn user_of_the_log() -> [String; 2] {
+        if rustix::process::geteuid().is_root() {
+            return ["nobody", "nogroup"].map(str::to_owned);
+        }
+        [rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()].map(|id| id.to_string())
+    }
+
+    /// The `log/run` of `name` as `script`, whose directory is made as it says itself.
+    fn for_the_log(name: &str, logs: &Path, script: &Path) {
+        let text = fs::read_to_string(config(name).join("log/run")).unwrap();
+        let make = text.lines().find_map(|line| line.strip_prefix("#   ")).unwrap();
+        let words: Vec<&str> = make.split(' ').collect();
+        let ["install", "-d", "-o", user, "-g", _, "-m", mode, _] = words[..] else { panic!("{make}") };
+        let [own, group] = user_of_the_log();
+        let mut install = Command::new("install");
+        Ran::new(install.args(["-d", "-o", &own, "-g", &group, "-m", mode]).arg(logs)).expect(0);
+        write_program(script, &text.replace(&format!(" {user} "), &format!(" {own} ")));
+    }
+
+    /// Nobody but root can become another user.
+    fn without_root(bin: &Path) {
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        for become_user in ["setuidgid", "s6-setuidgid"] {
+            write_program(&bin.join(become_user), "#!/bin/sh\nshift\nexec \"$@\"\n");
+        }
+        write_program(&bin.join("chpst"), "#!/bin/sh\nshift 2\nexec \"$@\"\n");
+    }
+
+    /// What the logger of `name` makes of the lines of each service.
+    pub(super) fn every_service_has_its_lines(name: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let [bin, logs, script] = ["bin", "log", "run"].map(|name| dir.path().join(name));
+        fs::create_dir(&bin).unwrap();
+        for_the_log(name, &logs, &script);
+        without_root(&bin);
+        let login = |port: &str| format!("vchkpw-{port}: (PLAIN) login success bob@mx.test:192.0.2.1");
+        let lines = [login("smtp"), login("submission"), login("smtps"), "new msg 7".to_owned()];
+        let stamped = lines.clone().map(|line| format!("@400000006b07311a0be4e533 {line}\n")).concat();
+        let input = dir.path().join("input");
+        fs::write(&input, stamped).unwrap();
+        let mut logger = Command::new("sh");
+        logger.args(["-c", "\"$0\" <\"$1\""]).args([&script, &input]);
+        logger
+            .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()))
+            .env("LOGS", &logs);
+        Ran::new(&mut logger).expect(0);
+        for (name, expected) in [
+            ("all", &[0, 1, 2, 3][..]),
+            ("smtpd", &[0, 1, 2]),
+            ("submission", &[1]),
+            ("smtps", &[2]),
+            ("send", &[3]),
+        ] {
+            let text = fs::read_to_string(logs.join(name).join("current")).unwrap();
+            let found: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+            assert_eq!(found, expected.iter().map(|at| lines[*at].as_str()).collect::<Vec<_>>(), "{name}");
+        }
+    }
 
     pub(super) struct Supervised {
         setup: Setup,
@@ -381,16 +445,11 @@ mod supervised {
             let [bin, services] = ["bin", "services"].map(|name| dir.path().join(name));
             fs::create_dir_all(&bin).unwrap();
             fs::create_dir_all(services.join("mailtree/log")).unwrap();
-            for script in ["run", "log/run"] {
-                fs::copy(config(name).join(script), services.join("mailtree").join(script)).unwrap();
-            }
+            fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+            for_the_log(name, &dir.path().join("log"), &services.join("mailtree/log/run"));
+            fs::copy(config(name).join("run"), services.join("mailtree/run")).unwrap();
             std::os::unix::fs::symlink(binary(), bin.join("mailtree")).unwrap();
-            // The users of the log may not be here.
-            for become_user in ["setuidgid", "s6-setuidgid"] {
-                write_program(&bin.join(become_user), "#!/bin/sh\nshift\nexec \"$@\"\n");
-            }
-            write_program(&bin.join("chpst"), "#!/bin/sh\nshift 2\nexec \"$@\"\n");
-            fs::create_dir(dir.path().join("log")).unwrap();
+            without_root(&bin);
             let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
             let scan = Command::new(scan)
                 .arg(&services)
@@ -492,7 +551,28 @@ mod supervised {
 }
 
 mod needs_daemontools {
-    use super::supervised::{Supervised, three_logs};
+    use super::supervised::{Supervised, every_service_has_its_lines, three_logs};
+
+    #[test]
+    fn multilog_keeps_the_lines_of_every_service() {
+        every_service_has_its_lines("daemontools");
+    }
+
+    /// README has the script of config/.
+    #[test]
+    fn the_lines_in_readme_are_those_of_the_script() {
+        let read = |name: &str| std::fs::read_to_string(super::config(name)).unwrap();
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let script = read("daemontools/log/run");
+        let lines = words(&script[script.find("exec setuidgid").unwrap()..]);
+        let readme = words(&read("../README.md"));
+        assert!(
+            readme.windows(lines.len()).any(|window| window == lines),
+            "README has other lines than {lines:?}"
+        );
+        let make = words(script.lines().find_map(|line| line.strip_prefix("#   ")).unwrap());
+        assert!(readme.windows(make.len()).any(|window| window == make), "README does not say {make:?}");
+    }
 
     #[test]
     fn supervise_and_multilog_keep_the_host() {
@@ -517,7 +597,12 @@ mod needs_runit {
 }
 
 mod needs_s6 {
-    use super::supervised::{Supervised, three_logs};
+    use super::supervised::{Supervised, every_service_has_its_lines, three_logs};
+
+    #[test]
+    fn s6_log_keeps_the_lines_of_every_service() {
+        every_service_has_its_lines("s6");
+    }
 
     #[test]
     fn s6_supervise_and_s6_log_keep_the_host() {

@@ -65,6 +65,34 @@ fn a_copy_of_a_home_is_refused_by_name_until_its_paths_are_rewritten() {
     assert_eq!(std::fs::read_dir(of_original).unwrap().count(), 0);
 }
 
+/// Whatever of a held copy would leave it is said before anything is delivered.
+#[test]
+fn a_held_host_says_what_would_leave_it() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let setup = Setup::new().field("hold", "true");
+    let bob = setup.home().join("domains/mx.test/bob");
+    std::fs::write(bob.join(".qmail"), format!("{}/Maildir/\n", elsewhere.path().display())).unwrap();
+    std::fs::rename(bob.join("Maildir"), elsewhere.path().join("Maildir")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("Maildir"), bob.join("Maildir")).unwrap();
+    let setup = setup.rules(":allow,QMAILQUEUE=\"/opt/scan\"\n");
+    let said = [
+        "/bob/.qmail: mail goes to ",
+        "/bob/Maildir: leads to ",
+        "/tcp.smtp.cdb: QMAILQUEUE runs /opt/scan, which may hand mail to another queue",
+    ];
+    let checked = setup.run(&["check"]).stdout;
+    for said in said {
+        assert!(
+            checked.lines().any(|line| line.starts_with("outside: ") && line.contains(said)),
+            "{checked}"
+        );
+    }
+    let host = setup.start();
+    for said in said {
+        host.wait_log(&format!("warning: *{said}*"));
+    }
+}
+
 /// What `relocate` rewrites, and when it does not.
 #[test]
 fn relocate_takes_every_path_of_this_home_and_no_other_home() {
@@ -75,6 +103,7 @@ fn relocate_takes_every_path_of_this_home_and_no_other_home() {
     let to_bob = format!("{}/domains/mx.test/bob/Maildir/\n", home.display());
     std::fs::write(home.join("alias/.qmail-ops"), &to_bob).unwrap();
     std::fs::write(home.join("domains/mx.test/.qmail-sales"), format!("|cat > {to_bob}")).unwrap();
+    std::fs::write(home.join("domains/mx.test/bob/.qmail"), &to_bob).unwrap();
     // Neither is there in the copy, but both lie beside what is.
     let assign = std::fs::read_to_string(home.join("users/assign")).unwrap();
     let more = format!("=joe:joe:1000:1000:{0}/users/joe:::\n.\n", home.display());
@@ -89,6 +118,7 @@ fn relocate_takes_every_path_of_this_home_and_no_other_home() {
         "/users/joe, but this home has ",
         "/copy/alias/.qmail-ops: names ",
         "/copy/domains/mx.test/.qmail-sales: names ",
+        "/copy/domains/mx.test/bob/.qmail: names ",
     ] {
         assert_eq!(checked.matches(named).count(), 1, "{named}: {checked}");
     }
@@ -98,7 +128,9 @@ fn relocate_takes_every_path_of_this_home_and_no_other_home() {
     assert!(refused.contains("allowed: where the home"), "{refused}");
     assert!(setup.run(&["relocate", old, &format!("{new}/gone")]).expect(100).stderr.contains("NEW "));
     let said = setup.run(&["relocate", old, new]).expect(0).stdout;
-    assert!(said.ends_with("5 files rewritten\n"), "{said}");
+    assert!(said.ends_with("6 files rewritten\n"), "{said}");
+    let own = std::fs::read_to_string(copy.join("domains/mx.test/bob/.qmail")).unwrap();
+    assert_eq!(own, to_bob.replace(old, new));
     let ops = std::fs::read_to_string(copy.join("alias/.qmail-ops")).unwrap();
     assert_eq!(ops, to_bob.replace(old, new));
     let checked = setup.run(&["check"]);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use mailtree_protocols::auth::checkpassword::approver;
 use mailtree_protocols::rblsmtpd::source::masked;
 use serde::{Deserialize, Deserializer};
 
@@ -51,7 +52,7 @@ pub struct Smtpd {
     /// Whom an authenticated client may name in MAIL.
     pub sender: SenderPolicy,
     /// A checkpassword program with its arguments; none: the users of the virtual domains.
-    #[serde(deserialize_with = "unit::words")]
+    #[serde(deserialize_with = "checkpassword")]
     pub checkpassword: Vec<String>,
 }
 
@@ -142,6 +143,19 @@ impl Smtpd {
         add("hide_client", self.hide_client.to_string());
         add("sender", self.sender.as_str().to_owned());
         add("checkpassword", self.checkpassword.join(" "));
+    }
+}
+
+/// A program that says yes to everybody would make an open relay.
+fn checkpassword<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    let words = unit::words(input)?;
+    match approver(&words) {
+        None => Ok(words),
+        Some(approver) => Err(serde::de::Error::custom(format!(
+            "\"{}\" says yes to every password; allowed: a program that reads it from descriptor 3, such as \
+             [\"/bin/checkpassword\", \"true\"], or [] for the users of the virtual domains",
+            approver.escape_debug()
+        ))),
     }
 }
 

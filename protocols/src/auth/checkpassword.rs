@@ -4,6 +4,7 @@
 use zeroize::Zeroizing;
 
 use super::{Credentials, Proof, cram};
+use crate::runscript::{self, Kind, Word};
 
 /// The most bytes a checkpassword program reads.
 pub const INPUT_MAX: usize = 512;
@@ -65,6 +66,70 @@ pub const fn answer(code: Option<i32>) -> Answer {
     }
 }
 
+/// Programs that end with 0 whatever they are told, so that every password would be right.
+const APPROVERS: [&str; 12] =
+    ["true", "gtrue", ":", "echo", "printf", "cat", "tee", "sleep", "date", "pwd", "logger", "exit"];
+
+/// Shells, whose `-c` is looked into.
+const SHELLS: [&str; 8] = ["sh", "ash", "dash", "bash", "ksh", "mksh", "zsh", "rbash"];
+
+/// The program by which these words approve every password, as far as the words tell: `true`, behind `env` and its like
+/// too, or a shell whose command is nothing else. `None`: no such program is seen.
+#[must_use]
+pub fn approver(words: &[impl AsRef<str>]) -> Option<String> {
+    let mut words: Vec<Word> = words.iter().map(|word| Word::from(word.as_ref())).collect();
+    // Each turn has fewer words.
+    loop {
+        let programs = runscript::chain(&words);
+        let own = programs.iter().position(|program| !program.wraps());
+        let Some(own) = own else {
+            // `env` alone prints and ends with 0; the others of its kind fail.
+            let last = programs.last().filter(|last| matches!(last.kind, Kind::Env { .. }));
+            return last.map(|last| last.path.text.clone());
+        };
+        let program = &programs[own].path;
+        // The words of a wrapper may look the same: the last is the program with what follows it.
+        let Kind::Other(arguments) = &programs[own].kind else { return None };
+        let texts: Vec<&str> = arguments.iter().map(|word| word.text.as_str()).collect();
+        return match program.base() {
+            "busybox" | "toybox" if !texts.is_empty() => {
+                words = arguments.clone();
+                continue;
+            }
+            "exit" => texts.first().is_none_or(|code| *code == "0").then(|| program.text.clone()),
+            name if APPROVERS.contains(&name) => Some(program.text.clone()),
+            name if SHELLS.contains(&name) => {
+                let option = texts.iter().position(|word| word.starts_with('-') && word.ends_with('c'))?;
+                let script = texts.get(option + 1).copied().unwrap_or_default();
+                says_yes(script).then(|| format!("{} -c {script}", program.text))
+            }
+            _ => None,
+        };
+    }
+}
+
+/// Whether a command of a shell ends with 0 whatever happens: nothing in it asks, or what asks is not heard.
+fn says_yes(script: &str) -> bool {
+    let approves = |command: &str| {
+        let mut words =
+            command.split_whitespace().map(|word| word.trim_matches(['\'', '"', '(', ')', '{', '}']));
+        let first = words.find(|word| !word.is_empty() && *word != "exec" && !word.contains('='));
+        let Some(first) = first else { return true };
+        let name = first.rsplit('/').next().unwrap_or(first);
+        match name {
+            "exit" => words.next().is_none_or(|code| code.is_empty() || code == "0"),
+            name => APPROVERS.contains(&name) || name == "read",
+        }
+    };
+    // Descriptors end no command.
+    let script = script.replace("<&", "<").replace(">&", ">");
+    script
+        .rsplit("||")
+        .next()
+        .is_some_and(|last| script.contains("||") && approves(last) && !last.contains([';', '&']))
+        || script.split([';', '\n', '&', '|']).all(approves)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +157,62 @@ mod tests {
             assert_eq!(input.as_deref().map(Vec::as_slice), expected.as_ref().copied(), "{credentials:?}");
         }
         assert_eq!(input(&password(b"joe", &[b'x'; 506]), b"").unwrap().len(), INPUT_MAX);
+    }
+
+    #[test]
+    fn programs_that_approve_every_password() {
+        let approves = |text: &str| approver(&text.split(' ').collect::<Vec<_>>()).is_some();
+        for text in [
+            "true",
+            "/bin/true",
+            "/usr/local/bin/gtrue x",
+            ":",
+            "/bin/echo checkpassword",
+            "env",
+            "env A=b /bin/true",
+            "env - /bin/true",
+            "setuidgid vpopmail /bin/true",
+            "softlimit -m 1000 true",
+            "nice -n 5 true",
+            "sudo -u vpopmail /bin/true",
+            "busybox true",
+            "busybox sh -c :",
+            "sh -c true",
+            "sh -c exit",
+            "/bin/bash -ec exit",
+            "exit 0",
+        ] {
+            assert!(approves(text), "{text}");
+        }
+        for text in [
+            "/bin/false",
+            "vchkpw /bin/true",
+            "/home/vpopmail/bin/vchkpw true",
+            "/bin/checkpassword true",
+            "/bin/checkpassword /bin/true",
+            "setuidgid vpopmail /bin/checkpassword true",
+            "sh /etc/checkpassword.sh",
+            "/opt/true/checkpassword",
+            "setuidgid vpopmail",
+            "exit 1",
+        ] {
+            assert!(!approves(text), "{text}");
+        }
+        for (script, expected) in [
+            ("", true),
+            ("exit 0", true),
+            ("cat <&3 >/dev/null; exit 0", true),
+            ("A=b exec /bin/true", true),
+            ("( : )", true),
+            ("checkpassword /bin/true || true", true),
+            ("exit 1", false),
+            ("checkpassword /bin/true", false),
+            ("exec checkpassword true && exit 0; exit 1", false),
+            ("checkpassword true || exit 1", false),
+        ] {
+            assert_eq!(approver(&["sh", "-c", script]).is_some(), expected, "{script}");
+        }
+        assert_eq!(approver(&[""; 0]), None);
     }
 
     #[test]

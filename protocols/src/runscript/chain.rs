@@ -16,6 +16,18 @@ pub struct Program {
     pub kind: Kind,
 }
 
+impl Program {
+    /// Whether it only runs the next one, in another environment, as another account or within limits.
+    #[must_use]
+    pub fn wraps(&self) -> bool {
+        match self.kind {
+            Kind::Env { .. } | Kind::Envdir(_) | Kind::Softlimit(_) | Kind::Account(_) => true,
+            Kind::Other(_) => WRAPPERS.iter().any(|(own, ..)| *own == self.path.base()),
+            _ => false,
+        }
+    }
+}
+
 /// What a program of a chain is, with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -112,8 +124,23 @@ pub(super) fn assign(environment: &mut Vec<(String, Word)>, name: String, value:
     }
 }
 
-/// Takes a command apart.
-pub(super) fn chain(words: &[Word]) -> Vec<Program> {
+/// What a chain of programs makes of an environment.
+pub(super) fn environment(chain: &[Program], environment: &mut Vec<(String, Word)>) {
+    for program in chain {
+        if let Kind::Env { clear, set } = &program.kind {
+            if *clear {
+                environment.clear();
+            }
+            for (name, value) in set {
+                assign(environment, name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Takes a command apart: the programs that become each other.
+#[must_use]
+pub fn chain(words: &[Word]) -> Vec<Program> {
     let mut programs = Vec::new();
     let mut rest = words;
     while let Some((path, arguments)) = rest.split_first()
@@ -216,7 +243,7 @@ fn chpst(words: &[Word]) -> (Vec<Kind>, usize) {
     (kinds, used)
 }
 
-/// `qmail-smtpd [HOST] [CHECKPASSWORD PROGRAM ARGUMENT…]`: a name of a host has no slash, and is not alone.
+/// `qmail-smtpd [HOST] [CHECKPASSWORD PROGRAM ARGUMENT…]`: a name of a host has no slash, and is no program that is known.
 fn qmail_smtpd(words: &[Word]) -> Kind {
     let known =
         |word: &Word| word.text.contains('/') || word.base().contains("checkp") || word.base() == "vchkpw";

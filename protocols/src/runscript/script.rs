@@ -1,6 +1,6 @@
 //! The commands of a script in their order: what they set, and which of them is the chain.
 
-use super::chain::{self, Kind};
+use super::chain;
 use super::expand::Variables;
 use super::token::{self, Piece};
 use super::{Error, Question, RunScript, Word};
@@ -143,16 +143,7 @@ impl<'a> Script<'a> {
             return RunScript { sourced: self.sourced, ..RunScript::default() };
         };
         let chain = chain::chain(&found.words);
-        for program in &chain {
-            if let Kind::Env { clear, set } = &program.kind {
-                if *clear {
-                    found.environment.clear();
-                }
-                for (name, value) in set {
-                    chain::assign(&mut found.environment, name.clone(), value.clone());
-                }
-            }
-        }
+        chain::environment(&chain, &mut found.environment);
         RunScript {
             environment: found.environment,
             chain,

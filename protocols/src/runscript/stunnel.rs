@@ -1,5 +1,8 @@
 //! The configuration of stunnel, as far as mail hosts have it (stunnel.8).
 
+use super::chain::{Program, chain};
+use super::{WORDS_MAX, Word};
+
 /// What `stunnel.conf` says. A setting that stands more than once counts the first time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stunnel {
@@ -25,11 +28,13 @@ impl Stunnel {
         self.settings.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The words of the program it runs (`exec`, `execargs`): its path in place of its name.
+    /// The programs it runs (`exec`, `execargs`): the first word of `execargs` is but the name of the first.
     #[must_use]
-    pub fn program(&self) -> Vec<&str> {
+    pub fn chain(&self) -> Vec<Program> {
         let Some(exec) = self.get("exec") else { return Vec::new() };
         let arguments = self.get("execargs").unwrap_or_default().split_whitespace().skip(1);
-        std::iter::once(exec).chain(arguments).collect()
+        let words: Vec<Word> =
+            std::iter::once(exec).chain(arguments).take(WORDS_MAX).map(Word::from).collect();
+        chain(&words)
     }
 }

@@ -199,12 +199,29 @@ fn what_is_no_script_is_refused() {
 }
 
 #[test]
+fn what_a_program_of_the_chain_runs_has_its_environment() {
+    let mut script = read("export A=1 B=2\nexec /var/qmail/rc\n");
+    script.follow(read("exec env - C=3 B=4 qmail-start ./Maildir/\n").chain);
+    assert_eq!(shown(&script), "rc() env(- C=3 B=4) qmail-start(./Maildir/)");
+    assert_eq!(script.environment, [("C".to_owned(), "3".into()), ("B".to_owned(), "4".into())]);
+}
+
+#[test]
 fn stunnels_program_and_files() {
     let text = b"; pop3s\ncert = /c/servercert.pem\n[x]\nexec=/bin/qmail-popup\nexecargs = qmail-popup h vchkpw x\nCert = /d\n";
     let stunnel = Stunnel::parse(text);
     assert_eq!(stunnel.get("cert"), Some("/c/servercert.pem"));
-    assert_eq!(stunnel.program(), ["/bin/qmail-popup", "h", "vchkpw", "x"]);
-    assert!(Stunnel::parse(b"=\n\xff=\n").program().is_empty());
+    let run = |text: &[u8]| shown(&RunScript { chain: Stunnel::parse(text).chain(), ..RunScript::default() });
+    assert_eq!(run(text), "qmail-popup(h vchkpw x)");
+    assert_eq!(run(b"=\n\xff=\n"), "");
+    assert_eq!(
+        run(b"exec = /b/rblsmtpd\nexecargs = rblsmtpd -r bl.test /q/qmail-smtpd /v/vchkpw /bin/true\n"),
+        "rblsmtpd(-r bl.test) qmail-smtpd(; /v/vchkpw /bin/true)"
+    );
+    assert_eq!(
+        run(b"exec = /q/qmail-smtpd\nexecargs = qmail-smtpd vchkpw /bin/true"),
+        "qmail-smtpd(; vchkpw /bin/true)"
+    );
 }
 
 proptest! {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use mailtree_actors::tls;
 use mailtree_config::control::Examined;
 use mailtree_config::{Control, Origin, Setting};
+use mailtree_protocols::smtproutes;
 
+use super::services::{Role, Service};
 use super::{Old, Report, shown};
 
 /// Files of TLS that are read.
@@ -76,7 +78,7 @@ const IGNORED: [(&str, &str); 16] = [
 ];
 
 /// A row for each file.
-pub(super) fn examine(old: &Old, report: &mut Report) {
+pub(super) fn examine(old: &Old, services: &[Service], report: &mut Report) {
     let dir = old.control();
     let Examined { settings, problems, warnings } = Control::new(&dir).examine();
     let bad: Vec<PathBuf> = problems.iter().chain(&warnings).map(|problem| problem.path.clone()).collect();
@@ -84,21 +86,25 @@ pub(super) fn examine(old: &Old, report: &mut Report) {
         problems.iter().map(|problem| (problem, false)).chain(warnings.iter().map(|warning| (warning, true)))
     {
         // What it quotes may be the password of a smarthost.
-        let secret = problem.path.file_name().is_some_and(|name| name == "smtproutes");
+        let routes = problem.path.file_name().is_some_and(|name| name == "smtproutes");
+        let relays = routes && problem.text == smtproutes::Error::Authentication.to_string();
         let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
         let (place, name) = (format!("{}{line}", problem.path.display()), file_name(&problem.path));
-        let why = if secret { "a line that is not allowed here: HOST:RELAY:PORT" } else { &problem.text };
+        let why = if routes && !relays { "not allowed; mailtree check says why" } else { &problem.text };
         report.not_yet(
             format!("control/{name}{line}"),
             dir.display().to_string(),
             format!("refused: {}", shown(why)),
         );
-        let until = if starts {
+        let until = if relays {
+            "until mailtree can log in at a relay, mail that it concerns waits, or goes by a relay that asks for no password"
+        } else if starts {
             "mail that it concerns waits until then"
         } else {
             "without it the host does not start"
         };
-        report.next(format!("mend {}: {until}", shown(&place)));
+        let verb = if relays { "know" } else { "mend" };
+        report.next(format!("{verb} {}: {until}", shown(&place)));
     }
     let certificates = tls::check(&dir, jiff::Timestamp::now().as_second());
     for name in old.names(&dir) {
@@ -121,6 +127,14 @@ pub(super) fn examine(old: &Old, report: &mut Report) {
             report.not_yet(what, from, *why);
         } else if let Some((_, why)) = IGNORED.iter().find(|(own, _)| name.starts_with(own)) {
             report.ignored(what, from, *why);
+        } else if let Some(service) = services.iter().find(|service| service.files.contains(&path)) {
+            let name = shown(&service.name);
+            match service.role {
+                Role::Smtp | Role::Send => report.taken(what, from, format!("read for {name}: see its rows")),
+                Role::Pop3 | Role::Qmail | Role::Other => {
+                    report.ignored(what, from, format!("read by {name}, which goes on"));
+                }
+            }
         } else {
             report.ignored(what, from, "no file that mailtree reads");
         }

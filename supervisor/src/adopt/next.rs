@@ -7,7 +7,7 @@ use mailtree_config::Host;
 use super::services::{Role, Service};
 use super::smtp::Found;
 use super::{Old, Options, Report, queue, shown};
-use crate::elsewhere::{find, in_time};
+use crate::elsewhere::{find, in_time, word};
 
 /// Adds the steps to what must be mended, which comes first.
 pub(super) fn steps(
@@ -20,7 +20,7 @@ pub(super) fn steps(
     report: &mut Report,
 ) {
     relocate(old, home, host, report);
-    let home = home.display();
+    let home = word(home);
     report.next(format!("mailtree --home {home} check"));
     logs(services, report);
     if !old.is_live() || options.port_offset != 0 {
@@ -32,6 +32,12 @@ pub(super) fn steps(
         ));
         return;
     }
+    // Its multilog holds the lock of the directory in which the log goes on.
+    let with_log = |service: &Service| {
+        let dir = shown(&word(&service.dir));
+        let log = (!service.logs.is_empty()).then(|| shown(&word(&service.dir.join("log"))));
+        std::iter::once(dir).chain(log).collect::<Vec<_>>()
+    };
     let taken: Vec<String> = services
         .iter()
         .filter(|service| match service.role {
@@ -39,7 +45,7 @@ pub(super) fn steps(
             Role::Smtp => found.services.iter().any(|own| own.from == service.run.display().to_string()),
             Role::Pop3 | Role::Qmail | Role::Other => false,
         })
-        .map(|service| shown(&service.dir.display().to_string()))
+        .flat_map(with_log)
         .collect();
     if queue::is_locked(old) {
         report.next("qmail-send runs: the next step comes before up, which refuses to start beside it");
@@ -67,7 +73,7 @@ fn relocate(old: &Old, home: &Path, host: &Host, report: &mut Report) {
         let named =
             known.filter(|(there, here)| there != here).find(|(there, _)| one.named.starts_with(there));
         let (there, here) = named.unwrap_or_else(|| one.prefixes());
-        let (home, there, here) = (home.display(), there.display(), here.display());
+        let (home, there, here) = (word(home), word(&there), word(&here));
         report.next(format!(
             "mailtree --home {home} relocate {there} {here}   # a copy must not deliver to its original"
         ));
@@ -81,12 +87,16 @@ fn logs(services: &[Service], report: &mut Report) {
         let from = service.dir.join("log/run").display().to_string();
         for dir in &service.logs {
             let what = format!("log of {} in {}", shown(&service.name), shown(dir));
-            let why = "the log goes to standard output; README has the multilog lines that keep these files";
+            let why = "one log for all services, on standard output: README has the multilog lines for it; what concerns \
+                       clients is in smtpd, logins by submission and smtps are in files of their own, too";
             report.ignored(what, from.clone(), why);
             dirs.push(shown(dir));
         }
     }
     if !dirs.is_empty() {
-        report.next(format!("keep the logs in {}: README has the multilog lines", dirs.join(" ")));
+        report.next(format!(
+            "keep the logs in {}: README has the multilog lines, which start when the old multilog has stopped",
+            dirs.join(" ")
+        ));
     }
 }

@@ -49,6 +49,15 @@ impl Old {
         self.root == Path::new("/")
     }
 
+    /// A directory that the host will use and that is not in the copy: by a link in it, the live one.
+    pub(super) fn outside(&self) -> Option<(PathBuf, PathBuf)> {
+        let own = ["control", "queue", "users", "alias"].map(|name| self.qmail.join(name));
+        let all =
+            [self.qmail.clone(), self.vpopmail.clone(), self.vpopmail.join("domains")].into_iter().chain(own);
+        let mut real = all.filter_map(|path| std::fs::canonicalize(&path).ok().map(|there| (path, there)));
+        real.find(|(_, there)| !there.starts_with(&self.root))
+    }
+
     pub(super) fn control(&self) -> PathBuf {
         self.qmail.join("control")
     }

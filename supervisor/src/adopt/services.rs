@@ -1,8 +1,9 @@
 //! The services of the old host: its directories with run scripts.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use mailtree_protocols::runscript::{self, Kind, RunScript, Stunnel};
+use mailtree_protocols::runscript::{self, Kind, Question, RunScript, Stunnel};
 
 use super::{Old, Report, shown};
 
@@ -42,6 +43,8 @@ pub(super) struct Service {
     pub(super) stunnel: Option<Stunnel>,
     /// The directories of its multilog.
     pub(super) logs: Vec<String>,
+    /// The files that say more than the script does: what it asks for with `cat`, the configuration of its stunnel.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// All of them, each once, however many links lead to it.
@@ -84,14 +87,21 @@ fn read(old: &Old, name: &str, dir: PathBuf, run: PathBuf, report: &mut Report) 
             return None;
         }
     };
-    let mut script = match runscript::parse(&text, &|question| old.answer(question)) {
+    let files = RefCell::new(Vec::new());
+    let answer = |question: &Question| {
+        if let Question::Cat(file) | Question::FirstLine(file) = question {
+            files.borrow_mut().push(old.at(file));
+        }
+        old.answer(question)
+    };
+    let mut script = match runscript::parse(&text, &answer) {
         Ok(script) => script,
         Err(error) => {
             report.not_yet(shown(name), from, shown(&error.to_string()));
             return None;
         }
     };
-    follow_rc(old, &mut script);
+    follow_rc(old, &answer, &mut script);
     for sourced in &script.sourced {
         report.ignored(
             format!("{} reads {}", shown(name), shown(&sourced.text)),
@@ -99,44 +109,45 @@ fn read(old: &Old, name: &str, dir: PathBuf, run: PathBuf, report: &mut Report) 
             "what that file sets is not looked at",
         );
     }
-    let stunnel = stunnel(old, &script);
-    let role = role(&script, stunnel.as_ref());
+    let (configuration, stunnel) = stunnel(old, &script).unzip();
+    let stunnel: Option<Stunnel> = stunnel;
+    if let Some(stunnel) = &stunnel {
+        script.follow(stunnel.chain());
+    }
+    let files = files.into_inner().into_iter().chain(configuration).collect();
+    let role = role(&script);
     let logs = logs(old, &run.with_file_name("log").join("run"));
     let name = name.strip_prefix("qmail-").unwrap_or(name).to_owned();
-    Some(Service { name, dir, run, script, role, stunnel, logs })
+    Some(Service { name, dir, run, script, role, stunnel, logs, files })
 }
 
 /// `exec /var/qmail/rc`: the script that it is.
-fn follow_rc(old: &Old, script: &mut RunScript) {
+fn follow_rc(old: &Old, answer: &dyn Fn(&Question) -> Option<String>, script: &mut RunScript) {
     let Some(last) = script.chain.last() else { return };
     let Some(path) = last.path.known().filter(|path| path.ends_with("/rc")) else { return };
     let Some(text) = old.look(&old.at(path)) else { return };
-    if let Ok(rc) = runscript::parse(&text, &|question| old.answer(question)) {
-        script.chain.extend(rc.chain);
+    if let Ok(rc) = runscript::parse(&text, answer) {
+        script.follow(rc.chain);
     }
 }
 
-fn stunnel(old: &Old, script: &RunScript) -> Option<Stunnel> {
+fn stunnel(old: &Old, script: &RunScript) -> Option<(PathBuf, Stunnel)> {
     let arguments = script.chain.iter().find_map(|program| match &program.kind {
         Kind::Stunnel(arguments) => Some(arguments),
         _ => None,
     })?;
     let path = arguments.iter().filter_map(|word| word.known()).find(|word| word.starts_with('/'))?;
-    Some(Stunnel::parse(&old.look(&old.at(path))?))
+    let path = old.at(path);
+    let stunnel = Stunnel::parse(&old.look(&path)?);
+    Some((path, stunnel))
 }
 
-fn role(script: &RunScript, stunnel: Option<&Stunnel>) -> Role {
+fn role(script: &RunScript) -> Role {
     let kinds = || script.chain.iter().map(|program| &program.kind);
-    let behind = |name: &str| {
-        let program = stunnel.map(Stunnel::program).unwrap_or_default();
-        program.iter().any(|word| Path::new(word).file_name().is_some_and(|own| own == name))
-    };
-    if kinds().any(|kind| matches!(kind, Kind::QmailSmtpd { .. })) || behind("qmail-smtpd") {
+    let behind = |name: &str| script.chain.iter().any(|program| program.path.base() == name);
+    if kinds().any(|kind| matches!(kind, Kind::QmailSmtpd { .. })) {
         Role::Smtp
-    } else if kinds().any(|kind| matches!(kind, Kind::QmailPopup(_)))
-        || behind("qmail-popup")
-        || behind("qmail-pop3d")
-    {
+    } else if kinds().any(|kind| matches!(kind, Kind::QmailPopup(_))) || behind("qmail-pop3d") {
         Role::Pop3
     } else if kinds().any(|kind| matches!(kind, Kind::QmailStart(_))) {
         Role::Send

@@ -8,6 +8,7 @@ use mailtree_protocols::dotqmail::{self, Instruction};
 use mailtree_protocols::vpasswd;
 
 use super::{Old, Report, shown};
+use crate::elsewhere::word;
 
 /// So many `.qmail` files and directories are looked at.
 const MANY: usize = 10_000;
@@ -35,7 +36,12 @@ pub(super) fn examine(old: &Old, report: &mut Report) {
                 report.not_yet(what, from.clone(), "delivery to system users; it stays in the queue");
             }
             if !old.qmail.join("users/cdb").exists() && !domains.is_empty() {
-                report.next("/var/qmail/bin/qmail-newu   # users/cdb is missing");
+                let what = "users/cdb is missing";
+                report.next(if old.is_live() {
+                    format!("{}   # {what}", word(&old.qmail.join("bin/qmail-newu")))
+                } else {
+                    format!("{what} in the copy: relocate makes it, too")
+                });
             }
             report.taken("users/assign", from, format!("{} virtual domains", domains.len()));
             domains.into_iter().map(|one| path(old, &one.controlled.home)).collect()
@@ -65,7 +71,7 @@ fn path(old: &Old, bytes: &[u8]) -> PathBuf {
 fn people(old: &Old, mut domains: Vec<PathBuf>, report: &mut Report) {
     domains.sort();
     domains.dedup();
-    let (mut users, mut quotas, mut left) = (0, 0, MANY);
+    let (mut users, mut quotas, mut without, mut left) = (0, 0, 0, MANY);
     let mut found = Instructions::default();
     for dir in &domains {
         let listed = old.look(&dir.join("vpasswd"));
@@ -73,12 +79,7 @@ fn people(old: &Old, mut domains: Vec<PathBuf>, report: &mut Report) {
             Some(Ok(entries)) => {
                 users += entries.len();
                 quotas += entries.iter().filter(|entry| entry.quota != b"NOQUOTA").count();
-                if !dir.join("vpasswd.cdb").exists() {
-                    report.next(format!(
-                        "make {}: any change by vpopmail's own vmoduser or vpasswd does",
-                        dir.join("vpasswd.cdb").display()
-                    ));
-                }
+                without += usize::from(!dir.join("vpasswd.cdb").exists());
             }
             Some(Err(error)) => {
                 report.next(format!("mend {}: {error}", dir.join("vpasswd").display()));
@@ -97,6 +98,10 @@ fn people(old: &Old, mut domains: Vec<PathBuf>, report: &mut Report) {
     }
     let from = old.vpopmail.join("domains").display().to_string();
     report.taken("users", from.clone(), format!("{users} in {} directories", domains.len()));
+    if without > 0 {
+        let why = "missing: the running host makes it from vpasswd when it next looks for a user";
+        report.ignored(format!("vpasswd.cdb of {without} domains"), from.clone(), why);
+    }
     if quotas > 0 {
         report.not_yet(format!("quotas of {quotas} users"), from.clone(), "Maildirs are not measured");
     }

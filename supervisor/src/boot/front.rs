@@ -21,6 +21,7 @@ use mailtree_config::Host;
 use mailtree_config::control::Control;
 use mailtree_config::host::{self, Programs, Scanner, Scanners};
 use mailtree_config::regular;
+use mailtree_protocols::auth::checkpassword::approver;
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::rblsmtpd::arguments::Arguments as Rblsmtpd;
 use mailtree_protocols::simscan::log::Versions;
@@ -70,6 +71,12 @@ impl Front {
     ) -> Result<Smtpd, StartError> {
         let rblsmtpd = Rblsmtpd::parse(&smtpd.rblsmtpd)
             .map_err(|error| StartError::Permanent(format!("services.{service}.rblsmtpd: {error}")))?;
+        if let Some(approver) = approver_behind(&smtpd.checkpassword) {
+            let text = format!(
+                "services.{service}.checkpassword: leads to {approver}, which says yes to every password"
+            );
+            return Err(StartError::Permanent(text));
+        }
         let Programs { deadline, memory, .. } = host.programs;
         let checkpassword = smtpd.checkpassword.split_first().map(|(program, arguments)| {
             Program::new(program).arguments(arguments).limits(Limits::memory(memory))
@@ -99,6 +106,16 @@ impl Front {
             program_memory: memory,
         })
     }
+}
+
+/// The program that approves every password and that the first of these words is a link to. By its name such a program is
+/// refused where `host.ron` is read.
+pub(crate) fn approver_behind(checkpassword: &[String]) -> Option<String> {
+    let (first, arguments) = checkpassword.split_first()?;
+    let there = std::fs::canonicalize(first).ok()?.to_string_lossy().into_owned();
+    let words: Vec<&str> =
+        std::iter::once(there.as_str()).chain(arguments.iter().map(String::as_str)).collect();
+    approver(&words)
 }
 
 /// What a host says about scanning.

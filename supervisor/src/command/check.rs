@@ -13,12 +13,13 @@ use mailtree_config::{Control, Host, Origin, Problem, Setting, regular};
 use mailtree_protocols::assign::{self, Pattern};
 use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::queue::Dir;
-use mailtree_protocols::{tcprules, vpasswd};
+use mailtree_protocols::tcprules;
+use mailtree_protocols::vpasswd::{self, Entry};
 use rustix::fs::Access;
 use serde::Serialize;
 
 use crate::durable;
-use crate::elsewhere::{doubtful, find, in_time};
+use crate::elsewhere::{doubtful, find, in_time, outward, programs};
 use crate::output;
 use crate::rules;
 
@@ -42,6 +43,8 @@ struct Findings {
     warnings: Vec<String>,
     /// What was tried, and works.
     tried: Vec<String>,
+    /// What leads out of the home, which a rehearsal must know.
+    outside: Vec<String>,
 }
 
 /// Settings on standard output, then warnings and problems on standard error, then one line that sums up. 0: all is well; 100: something is wrong; 111: nothing is
@@ -70,6 +73,9 @@ fn print_lines(found: &Findings) {
     for tried in &found.tried {
         outln!("{tried}");
     }
+    for outside in &found.outside {
+        outln!("outside: {outside}");
+    }
     for warning in &found.warnings {
         errln!("mailtree check: warning: {warning}");
     }
@@ -86,6 +92,7 @@ struct Document<'a> {
     problems: Vec<ProblemRow<'a>>,
     warnings: &'a [String],
     tried: &'a [String],
+    outside: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -131,6 +138,7 @@ fn print_json(home: &Path, found: &Findings) {
         problems: problems.collect(),
         warnings: &found.warnings,
         tried: &found.tried,
+        outside: &found.outside,
     };
     output::json(&document);
 }
@@ -161,6 +169,7 @@ fn examine(home: &Path) -> Findings {
     if let Some(host) = &host {
         found.rules(host);
         front::examine(host, &mut found);
+        found.outside.extend(programs(host));
     }
     found.queue(&paths);
     found.users(&paths);
@@ -325,6 +334,8 @@ impl Findings {
             Ok(said) => self.warnings.extend(said),
             Err(failure) => self.warnings.push(failure.to_string()),
         }
+        // What cannot be read is named below.
+        self.outside.extend(in_time(paths, outward).unwrap_or_default());
         match in_time(paths, find) {
             Ok(found) => {
                 for one in found {
@@ -370,6 +381,9 @@ impl Findings {
         }
     }
 
+    /// What becomes of a database that is missing or older than its `vpasswd`.
+    const ANEW: &str = "made anew by the running host when it next looks for a user";
+
     fn vpasswd(&mut self, dir: &Path) {
         let (source, compiled) = (dir.join("vpasswd"), dir.join("vpasswd.cdb"));
         let Some(text) = self.read(&source) else { return };
@@ -379,9 +393,9 @@ impl Findings {
         };
         let Some(bytes) = self.read(&compiled) else {
             if !compiled.exists() {
-                self.problem(&compiled, "missing; made by vmkpasswd");
+                self.warnings.push(format!("{}: missing; {}", compiled.display(), Self::ANEW));
             }
-            return;
+            return self.maildirs(entries);
         };
         let users = match Cdb::new(&bytes) {
             Ok(users) => users,
@@ -390,8 +404,22 @@ impl Findings {
         let same =
             entries.iter().all(|entry| vpasswd::lookup(&users, &entry.name) == Ok(Some(entry.clone())));
         if !same || users.iter().count() != entries.len() {
-            self.problem(&compiled, format!("not made from {}; run vmkpasswd", source.display()));
+            let changed = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+            if changed(&compiled) < changed(&source) {
+                self.warnings.push(format!("{}: older than vpasswd; {}", compiled.display(), Self::ANEW));
+            } else {
+                let text = format!(
+                    "not made from {}, and not older; remove it: then it is {}",
+                    source.display(),
+                    Self::ANEW
+                );
+                self.problem(&compiled, text);
+            }
         }
+        self.maildirs(entries);
+    }
+
+    fn maildirs(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             let Ok(user) = std::str::from_utf8(&entry.dir).map(Path::new) else { continue };
             self.writable(&user.join("Maildir"));
@@ -413,6 +441,9 @@ mod tests {
 
     use super::*;
     use crate::command::init::{Options, initialise};
+
+    /// The users of the first domain, and what is made from them.
+    const DATABASE: [&str; 2] = ["domains/mail.example.org/vpasswd", "domains/mail.example.org/vpasswd.cdb"];
 
     /// A new home, after a change.
     fn after(change: impl FnOnce(&Path)) -> Findings {
@@ -483,8 +514,13 @@ mod tests {
             (|home| std::fs::write(home.join("users/assign"), ".\n").unwrap(), "users/cdb: not made from"),
             (|home| std::fs::write(home.join("users/cdb"), "junk").unwrap(), "users/cdb: not made from"),
             (
-                |home| std::fs::write(home.join("domains/mail.example.org/vpasswd"), "").unwrap(),
-                "vpasswd.cdb: not made from",
+                |home| {
+                    let [source, compiled] = DATABASE.map(|name| home.join(name));
+                    let made = std::fs::metadata(&compiled).unwrap().modified().unwrap();
+                    std::fs::write(&source, "").unwrap();
+                    std::fs::File::options().append(true).open(&source).unwrap().set_modified(made).unwrap();
+                },
+                "vpasswd, and not older; remove it: then it is made anew by the running host",
             ),
             (
                 |home| std::fs::remove_dir_all(home.join("domains/mail.example.org/postmaster")).unwrap(),
@@ -535,6 +571,25 @@ mod tests {
             std::fs::write(home.join("host.ron"), "(").unwrap();
         });
         assert_eq!(found.problems.len(), 3, "{:#?}", texts(&found));
+    }
+
+    #[test]
+    fn a_database_that_the_running_host_makes_is_no_fault() {
+        let [source, compiled] = DATABASE;
+        let found = after(|home| std::fs::remove_file(home.join(compiled)).unwrap());
+        assert_eq!(texts(&found), Vec::<String>::new());
+        assert!(
+            found.warnings.iter().any(|text| text.contains("vpasswd.cdb: missing; made anew by")),
+            "{found:?}"
+        );
+        let found = after(|home| {
+            let made = std::fs::metadata(home.join(compiled)).unwrap().modified().unwrap();
+            let file = std::fs::File::create(home.join(source)).unwrap();
+            file.set_modified(made + std::time::Duration::from_secs(1)).unwrap();
+        });
+        assert_eq!(texts(&found), Vec::<String>::new());
+        let says = "vpasswd.cdb: older than vpasswd; made anew by";
+        assert!(found.warnings.iter().any(|text| text.contains(says)), "{found:?}");
     }
 
     #[test]

@@ -7,9 +7,12 @@ use mailtree_config::Host;
 use mailtree_config::host::Paths;
 
 use crate::control::lock;
-use crate::elsewhere::real;
+use crate::elsewhere::{self, real};
 use crate::failure::Failure;
-use crate::vpopmail::Vpopmail;
+use crate::vpopmail::{Relocated, Vpopmail};
+
+/// So many directories that were left as they are, are named.
+const MOST: usize = 10;
 
 /// Rewrite paths that begin with OLD in users/assign, vpasswd and .qmail files, after the home was moved or copied
 #[derive(Debug, clap::Args)]
@@ -33,9 +36,12 @@ pub fn run(home: &Path, args: &Args) -> ExitCode {
 
 fn relocate(home: &Path, args: &Args) -> Result<(), Failure> {
     let Args { old, new, dry_run } = args;
+    // With a slash at its end no path would begin so.
+    let [old, new] = &[old, new].map(|path| path.components().collect::<PathBuf>());
     for (name, path) in [("OLD", old), ("NEW", new)] {
-        if !path.is_absolute() {
-            return Err(Failure::permanent(format!("{name} {}; allowed: an absolute path", path.display())));
+        if !path.is_absolute() || path.parent().is_none() {
+            let path = path.display();
+            return Err(Failure::permanent(format!("{name} {path}; allowed: an absolute path other than /")));
         }
     }
     let paths = Host::load(home)?.paths();
@@ -51,14 +57,30 @@ fn relocate(home: &Path, args: &Args) -> Result<(), Failure> {
     } else {
         Some(lock(home).map_err(|error| Failure::temporary(error.to_string()))?)
     };
-    let rewritten = Vpopmail::new(&paths).relocate(old, new, *dry_run)?;
-    for (file, count) in &rewritten {
+    let Relocated { files, left } = Vpopmail::new(&paths).relocate(old, new, *dry_run)?;
+    for (file, count) in &files {
         outln!("{}: {count} paths", file.display());
     }
-    let files = rewritten.len();
-    outln!("{files} files {}", if *dry_run { "would be rewritten" } else { "rewritten" });
+    outln!("{} files {}", files.len(), if *dry_run { "would be rewritten" } else { "rewritten" });
+    for left in left.iter().take(MOST) {
+        errln!("mailtree relocate: warning: {left}");
+    }
+    if left.len() > MOST {
+        errln!("mailtree relocate: warning: {} more", left.len() - MOST);
+    }
     drop(lock);
-    Ok(())
+    if !files.is_empty() {
+        return Ok(());
+    }
+    let named = elsewhere::in_time(&paths, elsewhere::places)?.join(" ");
+    let nothing = format!("no path begins with {}; the files name {named}", old.display());
+    match elsewhere::in_time(&paths, elsewhere::find)?.first() {
+        Some(one) => Err(Failure::permanent(format!("{nothing}; run {}", one.command()))),
+        None => {
+            errln!("mailtree relocate: {nothing}");
+            Ok(())
+        }
+    }
 }
 
 /// Whether `new` is, or is in or around, one of the directories whose paths are rewritten.

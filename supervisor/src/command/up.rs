@@ -122,10 +122,13 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         let me = first_line(&paths.control.join("me"));
         let held = hold || host.hold;
         if held {
-            match elsewhere::in_time(&paths, elsewhere::doubtful) {
-                Ok(said) => said.iter().for_each(|said| tracing::warn!("warning: {said}")),
-                Err(failure) => tracing::warn!("warning: {failure}"),
+            for look in [elsewhere::doubtful, elsewhere::outward] {
+                match elsewhere::in_time(&paths, look) {
+                    Ok(said) => said.iter().for_each(|said| tracing::warn!("warning: {said}")),
+                    Err(failure) => tracing::warn!("warning: {failure}"),
+                }
             }
+            elsewhere::programs(&host).iter().for_each(|said| tracing::warn!("warning: {said}"));
         }
         let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);
         let options = Options {

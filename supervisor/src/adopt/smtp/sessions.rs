@@ -1,5 +1,6 @@
 //! What sessions find: environment, AUTH, TLS.
 
+use mailtree_protocols::auth::checkpassword::approver;
 use mailtree_protocols::runscript::{Kind, Word};
 use mailtree_protocols::variable::{self, Fate};
 
@@ -22,9 +23,14 @@ impl Decision<'_> {
                 _ => (),
             }
         }
-        if let Some(stunnel) = &service.stunnel {
-            let words = stunnel.program().into_iter().skip(1).map(Word::from);
-            checkpassword = words.skip_while(|word| !word.text.starts_with('/')).collect();
+        if let Some(approver) = self.approver(&checkpassword) {
+            let why = format!(
+                "{approver} says yes to every password: everybody could send to everywhere; nobody can log in until \
+                 checkpassword in host.ron names a program that asks"
+            );
+            let words: Vec<&str> = checkpassword.iter().map(|word| word.text.as_str()).collect();
+            self.not_yet(&format!("checkpassword {}", words.join(" ")), &why);
+            checkpassword.clear();
         }
         let mut environment: Vec<(String, String)> = Vec::new();
         for (name, word) in &service.script.environment {
@@ -53,7 +59,7 @@ impl Decision<'_> {
         }
         if checkpassword.is_empty() && has(&environment, "SMTPAUTH") {
             environment.retain(|(name, _)| name != "SMTPAUTH");
-            self.ignored("SMTPAUTH", "the script names no checkpassword program: nobody could log in");
+            self.ignored("SMTPAUTH", "there is no checkpassword program to ask: nobody could log in");
         }
         if wrapped && !has(&environment, "SMTPS") {
             environment.push(("SMTPS".to_owned(), "1".to_owned()));
@@ -82,6 +88,16 @@ impl Decision<'_> {
             self.set("auth_in_clear", "true", "AUTH without TLS, as before; better is false");
         }
         self.checkpassword(&checkpassword);
+    }
+
+    /// The program by which the words approve every password; one that is only a link to such a program is one, too.
+    fn approver(&self, words: &[Word]) -> Option<String> {
+        let mut texts: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+        approver(&texts).or_else(|| {
+            let first = texts.first_mut().filter(|first| first.starts_with('/'))?;
+            *first = self.old.follow(&self.old.at(&*first)).to_string_lossy().into_owned();
+            approver(&texts)
+        })
     }
 
     fn checkpassword(&mut self, words: &[Word]) {

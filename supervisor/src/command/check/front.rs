@@ -41,6 +41,10 @@ pub(super) fn examine(host: &Host, found: &mut Findings) {
         for bad in variables(smtpd) {
             found.field(host, &format!("services.{name}.environment"), &bad);
         }
+        if let Some(approver) = front::approver_behind(&smtpd.checkpassword) {
+            let text = format!("leads to {approver}, which says yes to every password");
+            found.field(host, &format!("services.{name}.checkpassword"), &text);
+        }
         match Arguments::parse(&smtpd.rblsmtpd) {
             Ok(arguments) => {
                 lists.extend(arguments.options.sources.into_iter().map(|source| (name.clone(), source)));
