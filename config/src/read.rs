@@ -204,7 +204,9 @@ impl<'a> Reading<'a> {
                         format!("`{shown}` is not allowed; allowed: a whole number from {min} to {max}");
                     self.problems.push(Problem::line(self.path(name), 1, text));
                 }
-                (number.unwrap_or(default), Origin::File(self.path(name), Some(1)))
+                number.map_or((default, Origin::Default), |number| {
+                    (number, Origin::File(self.path(name), Some(1)))
+                })
             }
         };
         self.set(name, value.to_string(), origin);

@@ -60,24 +60,32 @@ pub fn parse(text: &[u8]) -> Result<Vec<Rule>, Error> {
         if line.starts_with(b"#") || !line.contains(&b':') {
             continue;
         }
-        let (keys, data) = grammar::rule(line).map_err(|allowed| Error::Line {
-            line: n + 1,
-            text: String::from_utf8_lossy(line).into_owned(),
-            allowed,
-        })?;
+        let bad =
+            |allowed| Error::Line { line: n + 1, text: String::from_utf8_lossy(line).into_owned(), allowed };
+        const LF: &str = "lines that end with LF alone, without the CR of CR LF";
+        let (keys, data) =
+            grammar::rule(line).map_err(|allowed| bad(if line.ends_with(b"\r") { LF } else { allowed }))?;
         rules.extend(keys.into_iter().map(|address| Rule { address, data: data.clone() }));
     }
     Ok(rules)
 }
 
-/// What may be meant otherwise in a file of rules: the number of a line, and what is odd about a variable that it sets. Names in
-/// `custom` mean something to this host. Lines that are no rule are skipped.
+/// What may be meant otherwise in a file of rules: the number of a line, and what is odd about its address or a variable that it
+/// sets. Names in `custom` mean something to this host. Lines that tcprules refuses are skipped.
 pub fn doubtful(text: &[u8], custom: &[String]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (line, number) in text.split(|&b| b == b'\n').zip(1..) {
         // As a file of one line it is a rule or none.
         let Ok(rules) = parse(line) else { continue };
-        let Some(rule) = rules.first() else { continue };
+        let Some(rule) = rules.first() else {
+            let line = line.trim_ascii();
+            if !line.is_empty() && !line.starts_with(b"#") {
+                found.push((number, "no colon: this line is skipped, as a comment is".to_owned()));
+            }
+            continue;
+        };
+        let odd = rules.iter().find_map(|rule| address::odd(&rule.address));
+        found.extend(odd.map(|odd| (number, odd)));
         let assigned = rule.data.split(|&b| b == 0).filter_map(|item| item.strip_prefix(b"+"));
         let assigned: Vec<(String, Vec<u8>)> = assigned
             .filter_map(|item| {
@@ -153,7 +161,7 @@ mod tests {
             ("1.:allow,A=\"b", "a quote of any one character"),
             ("1.:allow,A=\"b\"c", "a quote of any one character"),
             ("1.:allow,A=\"b\",", "a quote of any one character"),
-            ("1.:allow\r", "a quote of any one character"),
+            ("1.:allow\r", "without the CR of CR LF"),
             ("1.:allow,A=\"\0\"", "a quote of any one character"),
             ("1.2.3.4-x:allow", "decimal numbers on both sides"),
             ("10.0.0.0/33:deny", "0 to 32"),

@@ -64,11 +64,11 @@ struct Shared {
     send: Wire<qmail_send::Message>,
 }
 
-/// `host.ron` as it was last good.
+/// `host.ron` as it was last good, and what is wrong with it since.
 #[derive(Clone)]
 struct Configuration {
     home: PathBuf,
-    good: Arc<std::sync::Mutex<Arc<Host>>>,
+    good: Arc<std::sync::Mutex<(Arc<Host>, Option<String>)>>,
 }
 
 impl Configuration {
@@ -76,18 +76,26 @@ impl Configuration {
     fn read(&self) -> Arc<Host> {
         let mut good = self.lock();
         match Host::load(&self.home) {
-            Ok(host) => *good = Arc::new(host),
-            Err(error) => tracing::error!("alert: bad configuration, keeping the old one: {error}"),
+            Ok(host) => *good = (Arc::new(host), None),
+            Err(error) => {
+                tracing::error!("alert: bad configuration, keeping the old one: {error}");
+                good.1 = Some(format!("{error}; the old configuration stays in force"));
+            }
         }
-        Arc::clone(&good)
+        Arc::clone(&good.0)
     }
 
     /// As it was when it was last read and good.
     fn in_force(&self) -> Arc<Host> {
-        Arc::clone(&self.lock())
+        Arc::clone(&self.lock().0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Host>> {
+    /// What was wrong when it was last read.
+    fn trouble(&self) -> Option<String> {
+        self.lock().1.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Arc<Host>, Option<String>)> {
         self.good.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -127,15 +135,19 @@ pub fn services(
         send,
         configuration: Configuration {
             home: home.to_owned(),
-            good: Arc::new(std::sync::Mutex::new(Arc::clone(&host))),
+            good: Arc::new(std::sync::Mutex::new((Arc::clone(&host), None))),
         },
     };
     let mut services = vec![log(lines.clone())];
-    services.push(control::service(
-        home.to_owned(),
-        tree.clone(),
-        queue_requests::answer_with(shared.send.clone(), shared.queue.clone()),
-    ));
+    let configuration = shared.configuration.clone();
+    services.push(ServiceSpec {
+        troubles: Arc::new(move || configuration.trouble().into_iter().collect()),
+        ..control::service(
+            home.to_owned(),
+            tree.clone(),
+            queue_requests::answer_with(shared.send.clone(), shared.queue.clone()),
+        )
+    });
     for (name, service) in &host.services {
         if let Service::Metrics(_) = service {
             services.push(metrics(name, shared.clone(), recorder.clone()));
@@ -347,6 +359,7 @@ fn smtpd(name: &str, shared: Shared, grace: Duration) -> ServiceSpec {
 
 fn smtpd_troubles(name: String, shared: &Shared) -> Troubles {
     let (controls, files) = (Arc::clone(&shared.front.controls), shared.front.files.clone());
+    let tls = shared.front.tls.clone();
     let configuration = shared.configuration.clone();
     Arc::new(move || {
         let mut troubles = in_words(controls.problems_of_smtpd());
@@ -354,6 +367,7 @@ fn smtpd_troubles(name: String, shared: &Shared) -> Troubles {
         if let Some(Service::Smtpd(smtpd)) = find(&host, &name) {
             troubles.extend(files.trouble(&host.resolve(&smtpd.rules)));
         }
+        troubles.extend(tls.troubles());
         troubles
     })
 }

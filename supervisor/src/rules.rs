@@ -111,6 +111,17 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("tcp.smtp"), &other).unwrap();
         assert!(here(not_in_force(&host)).is_empty(), "a link to what is in force");
 
+        let text = b"# fine\n18.23.0:deny\n18.23.0.300:deny\n  18.23.0.32:deny\n18.23.0.32 deny\n1.2.3.4.:deny\n\
+            18.23.0.32:deny\n18.23.0.:deny\n18.23.0.1-9:deny\n=.example.org:deny\n2001:db8::/32:deny\nbob@1.2.3.4:allow\n:allow\n";
+        let said = doubtful(&host, Path::new("/r"), text);
+        let expected = [
+            "/r:2: 18.23.0 matches nobody; 18.23.0. with a dot at its end matches a network",
+            "/r:3: 18.23.0.300 matches nobody; allowed in place of `300`: 0 to 255",
+            "/r:4: `  18.23.0.32` matches nobody: there is white space in it",
+            "/r:5: no colon: this line is skipped, as a comment is",
+            "/r:6: 1.2.3.4. matches nobody; allowed: four numbers, or up to three and a dot",
+        ];
+        assert_eq!(said, expected);
         let text = b"127.:allow,RELAYCLIENT=\"\"\n1.2.3.4:allow,RBLSMPTD=\"\",SPFBEHAVIOR=\"x\"\n:allow,DATABYTES=\"20MB\"\n";
         let said = doubtful(&host, Path::new("/r/tcp.smtp"), text);
         assert_eq!(said.len(), 3, "{said:?}");

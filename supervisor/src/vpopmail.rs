@@ -110,10 +110,7 @@ impl<'a> Vpopmail<'a> {
         let users = durable::owner_of(&self.paths.users)?;
         let _lock = durable::lock(&self.paths.users.join("assign.lock"), users)?;
         let mut assignments = self.assignments()?;
-        let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
-        if assignments.iter().any(|assignment| assignment.pattern == pattern) {
-            return Err(Failure::permanent("Domain already exists"));
-        }
+        let pattern = without(&assignments, &name)?;
         let domains = durable::owner_of(&self.paths.domains)?;
         let owner = Owner { uid: new.uid.unwrap_or(domains.uid), gid: new.gid.unwrap_or(domains.gid) };
         let dir = match &new.dir {
@@ -148,15 +145,7 @@ impl<'a> Vpopmail<'a> {
         let name = new.name.to_ascii_lowercase();
         let (dir, owner) = self.domain(&new.domain)?;
         let _lock = durable::lock(&dir.join(".vpasswd.lock"), owner)?;
-        let file = dir.join("vpasswd");
-        let mut entries = match durable::read(&file)? {
-            Some(text) => vpasswd::parse(&text)
-                .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?,
-            None => Vec::new(),
-        };
-        if entries.iter().any(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes())) {
-            return Err(Failure::permanent("Username exists"));
-        }
+        let mut entries = entries_without(&dir, &name)?;
         let user_dir = dir.join(&name);
         create_maildir(&user_dir, owner)?;
         entries.push(Entry {
@@ -170,6 +159,22 @@ impl<'a> Vpopmail<'a> {
             name: name.into_bytes(),
         });
         write_vpasswd(&dir, &entries, owner)
+    }
+
+    /// Whether a user may be added, before anybody is asked for his password.
+    ///
+    /// # Errors
+    /// If the domain does not exist, the user does, or nobody can say.
+    pub fn may_add_user(&self, name: &str, domain: &str) -> Result<(), Failure> {
+        entries_without(&self.domain(domain)?.0, &name.to_ascii_lowercase()).map(drop)
+    }
+
+    /// Whether a domain may be added, before anybody is asked for its postmaster's password.
+    ///
+    /// # Errors
+    /// If it exists, or nobody can say.
+    pub fn may_add_domain(&self, name: &str) -> Result<(), Failure> {
+        without(&self.assignments()?, name).map(drop)
     }
 
     /// Directory and owner of a domain, or of the domain that it is an alias of.
@@ -360,6 +365,29 @@ fn field(path: &Path) -> Result<Vec<u8>, Failure> {
 /// Makes a directory and those above it.
 pub(crate) fn create_dirs(path: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o755).create(path).doing("create", path)
+}
+
+/// The pattern of a domain that is not there.
+fn without(assignments: &[Assignment], name: &str) -> Result<Pattern, Failure> {
+    let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
+    match assignments.iter().any(|assignment| assignment.pattern == pattern) {
+        true => Err(Failure::permanent("Domain already exists")),
+        false => Ok(pattern),
+    }
+}
+
+/// The users in a domain's directory, of whom none has this name.
+fn entries_without(dir: &Path, name: &str) -> Result<Vec<Entry>, Failure> {
+    let file = dir.join("vpasswd");
+    let entries = match durable::read(&file)? {
+        Some(text) => vpasswd::parse(&text)
+            .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?,
+        None => Vec::new(),
+    };
+    match entries.iter().any(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes())) {
+        true => Err(Failure::permanent("Username exists")),
+        false => Ok(entries),
+    }
 }
 
 #[cfg(test)]

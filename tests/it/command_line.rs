@@ -338,13 +338,17 @@ mod needs_zsh {
     fn zsh_takes_the_completions() {
         let typed = r#"
             zmodload zsh/zpty
-            zpty tab zsh -f -i
-            zpty -w tab "PS1=; autoload -Uz compinit; compinit -u -D; source <(mailtree completions zsh); print REA''DY"
-            zpty -r -m tab out '*READY*'
-            zpty -w -n tab $'mailtree complet\t'
-            zpty -r -m tab out '*mailtree completions*'
-            zpty -w -n tab $'\025svstat --ho\t'
-            zpty -r -m tab out '*svstat --home*'
+            comes() {
+                zpty tab zsh -f -i
+                zpty -w tab "PS1=; autoload -Uz compinit; compinit -u -D; source <(mailtree completions zsh); print REA''DY"
+                zpty -r -m tab out '*READY*'
+                zpty -w -n tab "$1"$'\t'
+                zpty -r -m tab out "*$2*"
+                zpty -d tab
+            }
+            comes 'mailtree complet' 'mailtree completions'
+            comes 'svstat --ho' 'svstat --home'
+            comes 'mailtree qmailctl doq' 'qmailctl doqueue'
         "#;
         let script = tempfile::NamedTempFile::new().unwrap();
         fs::write(script.path(), typed).unwrap();
@@ -360,10 +364,21 @@ mod needs_man {
         let dir = tempfile::tempdir().unwrap();
         let pages = dir.path().join("man1");
         sh(None, &format!("mailtree man {}", pages.display())).expect(0);
-        for page in ["mailtree", "mailtree-check", "mailtree-queue-list", "svc", "qmail-qread", "vadduser"] {
+        for page in [
+            "mailtree-check",
+            "mailtree-queue-list",
+            "mailtree-explain-rcpt",
+            "svc",
+            "qmail-qread",
+            "vadduser",
+        ] {
             let page = pages.join(format!("{page}.1"));
             let ran = sh(None, &format!("LC_ALL=C.UTF-8 man -l {}", page.display())).expect(0);
-            assert!(ran.stdout.contains("SYNOPSIS") && ran.stderr.is_empty(), "{}: {ran:#?}", page.display());
+            assert!(
+                ran.stdout.contains("SYNOPSIS") && ran.stdout.contains("EXAMPLES") && ran.stderr.is_empty(),
+                "{}: {ran:#?}",
+                page.display()
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use mailtree_tests::host::{Host, ME, PATIENCE, Ran, Setup, binary};
@@ -281,6 +282,32 @@ fn a_bad_vpasswd_is_shown() {
     });
 }
 
+/// A word of `host.ron`, and a certificate, that are wrong: `svstat` shows it until they are mended.
+#[test]
+fn a_bad_host_ron_and_a_bad_certificate_are_shown() {
+    let host = Setup::new().start();
+    let line = |name: &str| {
+        let tree = host.ask(&["svstat"]);
+        tree.lines().find(|line| line.contains(&format!("─ {name} "))).unwrap().to_owned()
+    };
+    let (ron, cert) = (host.home().join("host.ron"), host.home().join("control/servercert.pem"));
+    let (good, certificate) = (fs::read(&ron).unwrap(), fs::read(&cert).unwrap());
+    fs::write(&ron, "(hostname: 1)\n").unwrap();
+    fs::write(&cert, "no certificate\n").unwrap();
+    host.ask(&["svc", "-t", "resolver"]);
+    wait_until("both to be shown", PATIENCE, || {
+        host.smtp();
+        line("control").contains("host.ron") && line("smtpd").contains("servercert.pem")
+    });
+    fs::write(&ron, good).unwrap();
+    fs::write(&cert, certificate).unwrap();
+    host.ask(&["svc", "-t", "resolver"]);
+    wait_until("both to be forgotten", PATIENCE, || {
+        host.smtp();
+        !line("control").contains("host.ron") && !line("smtpd").contains("servercert.pem")
+    });
+}
+
 #[test]
 fn hup_with_bad_files_keeps_the_old_configuration_and_says_so() {
     let host = Setup::new().control("locals", "alias.test\n").start();
@@ -322,6 +349,34 @@ mod needs_root {
     use mailtree_tests::disk::Disk;
 
     use super::*;
+
+    /// What root may read, the host's own user may not: root's `check` says so.
+    #[test]
+    fn check_by_root_knows_whom_the_host_runs_as() {
+        let setup = Setup::new();
+        setup.write();
+        let home = setup.home();
+        Ran::new(Command::new("chown").args(["-R", "nobody:nogroup"]).arg(home)).expect(0);
+        Ran::new(Command::new("chmod").arg("755").arg(home.parent().unwrap())).expect(0);
+        let alias = home.join("domains/mx.test/.qmail-info");
+        let key = home.join("control/serverkey.pem");
+        fs::write(&alias, "&bob@mx.test\n").unwrap();
+        let close = |path: &Path| {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        };
+        close(&alias);
+        let place = tempfile::tempdir().unwrap();
+        close(place.path());
+        fs::write(place.path().join("key"), "").unwrap();
+        std::os::unix::fs::symlink(place.path().join("key"), &key).unwrap();
+        let said = setup.run(&["check"]).expect(100).stderr;
+        for path in [&alias, &key] {
+            let expected =
+                format!("{}: nobody, whom the host runs as, may not read it: mode ", path.display());
+            assert!(said.contains(&expected), "{said}");
+        }
+        assert_eq!(said.matches("may not read it").count(), 2, "{said}");
+    }
 
     #[test]
     fn a_home_that_is_not_writable_is_a_clear_error() {

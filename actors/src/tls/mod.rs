@@ -69,6 +69,8 @@ struct Seen {
     at: Instant,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
     parts: Parts,
+    /// What is wrong with the files, so that what they said before counts.
+    wrong: Vec<String>,
     /// What was told of the certificates in use.
     told: Vec<Problem>,
     /// Those that the metrics show.
@@ -101,6 +103,7 @@ impl Tls {
             at: Instant::now(),
             stamps: Vec::new(),
             parts: Parts::default(),
+            wrong: Vec::new(),
             told: Vec::new(),
             shown: Vec::new(),
         };
@@ -117,6 +120,12 @@ impl Tls {
     pub fn current(&self) -> Option<Arc<Context>> {
         self.look();
         self.0.current.load_full()
+    }
+
+    /// What was wrong with the files at the last look, from memory; nothing while they are being read.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.0.seen.try_lock().map(|seen| seen.wrong.clone()).unwrap_or_default()
     }
 
     /// The next session has every file read again (HUP).
@@ -145,6 +154,8 @@ impl Tls {
             seen.stamps = stamps;
             let (parts, problems) = seen.parts.reread(control);
             problems.iter().for_each(tell);
+            seen.wrong =
+                problems.iter().filter(|problem| !problem.warning).map(ToString::to_string).collect();
             match parts.context() {
                 Ok(context) => {
                     inner.current.store(context);

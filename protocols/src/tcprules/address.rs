@@ -107,6 +107,34 @@ fn groups(text: &str) -> Option<String> {
     Some(prefix6(ip, text.matches(':').count()))
 }
 
+/// Why no client ever has this key, if none has.
+pub(super) fn odd(key: &[u8]) -> Option<String> {
+    let shown = String::from_utf8_lossy(key);
+    if key.iter().any(u8::is_ascii_whitespace) {
+        return Some(format!("`{shown}` matches nobody: there is white space in it"));
+    }
+    if key.is_empty() || !key.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') {
+        return None;
+    }
+    let (numbers, network) = match shown.strip_suffix('.') {
+        Some(numbers) => (numbers, true),
+        None => (&*shown, false),
+    };
+    let numbers: Vec<&str> = numbers.split('.').collect();
+    // As tcpserver prints them: without zeros in front.
+    let is_octet = |text: &&str| text.parse::<u8>().is_ok_and(|number| number.to_string() == **text);
+    if let Some(bad) = numbers.iter().find(|text| !is_octet(text)) {
+        return Some(format!("{shown} matches nobody; allowed in place of `{bad}`: 0 to 255"));
+    }
+    match (numbers.len(), network) {
+        (4, false) | (1..=3, true) => None,
+        (1..=3, false) => {
+            Some(format!("{shown} matches nobody; {shown}. with a dot at its end matches a network"))
+        }
+        (_, _) => Some(format!("{shown} matches nobody; allowed: four numbers, or up to three and a dot")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! `check`: every setting in force with its origin, and everything that is wrong with the home.
 
 mod front;
+mod permissions;
 
 use std::fs::File;
 use std::io;
@@ -170,6 +171,12 @@ fn examine(home: &Path) -> Findings {
         found.rules(host);
         front::examine(host, &mut found);
         found.outside.extend(programs(host));
+    }
+    let read = [home.join("host.ron"), home.join("tcp.smtp.cdb"), paths.control.clone(), paths.users.clone()];
+    // Below a domain its users' directories and their `.qmail` files.
+    let read = [&read[..], &[paths.domains.clone(), paths.alias.clone()]].concat();
+    for (path, text) in permissions::unreadable(home, &read) {
+        found.problem(path, text);
     }
     found.queue(&paths);
     found.users(&paths);

@@ -62,15 +62,24 @@ pub fn man(args: &ManArgs) -> ExitCode {
 
 fn pages(dir: &Path) -> Result<(), Failure> {
     create_dirs(dir)?;
-    for program in programs() {
-        if program.get_name() == "mailtree" {
-            clap_mangen::generate_to(program, dir).doing("write to", dir)?;
-            continue;
-        }
-        let mut page = Vec::new();
-        let path = dir.join(format!("{}.1", program.get_name()));
-        Man::new(program).render(&mut page).doing("write to", &path)?;
-        std::fs::write(&path, page).doing("write to", &path)?;
+    for mut program in programs() {
+        program.build();
+        page(&program, program.get_name(), dir)?;
     }
     Ok(())
+}
+
+/// The page of a command, and those of its subcommands, `mailtree-queue-list.1`.
+fn page(command: &clap::Command, name: &str, dir: &Path) -> Result<(), Failure> {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")
+    {
+        page(below, &format!("{name}-{}", below.get_name()), dir)?;
+    }
+    let source = concat!("mailtree ", env!("CARGO_PKG_VERSION"));
+    let titled = command.clone().display_name(name.to_owned());
+    let (mut text, path) = (Vec::new(), dir.join(format!("{name}.1")));
+    Man::new(titled).title(name).source(source).render(&mut text).doing("write to", &path)?;
+    // clap_mangen's word for what follows the options: examples and exit codes.
+    let text = String::from_utf8_lossy(&text).replacen(".SH EXTRA\n", ".SH EXAMPLES\n", 1);
+    std::fs::write(&path, text).doing("write to", &path)
 }

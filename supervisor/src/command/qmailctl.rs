@@ -1,7 +1,10 @@
 //! `qmailctl`: one program for the whole mail host, as the script of this name in "Life with qmail".
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use mailtree_config::Host;
 use mailtree_config::host::Service;
@@ -32,7 +35,30 @@ help -- shows this";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to do; `help` tells
+    #[arg(value_parser = Order)]
     arguments: Vec<String>,
+}
+
+/// Any word: a wrong one is answered with the script's own usage. The right ones are for completion.
+#[derive(Debug, Clone)]
+struct Order;
+
+impl TypedValueParser for Order {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words = USAGE.split(['{', '}']).nth(1).unwrap_or_default();
+        Some(Box::new(words.split('|').map(PossibleValue::new)))
+    }
 }
 
 impl Args {
@@ -112,12 +138,22 @@ impl Qmailctl<'_> {
 
     fn start(&self) {
         outln!("Starting qmail");
+        let mut down = false;
         for service in self.services() {
             match svok::check(self.home, service) {
                 Ok(true) => self.svc("u", service),
-                Ok(false) => outln!("qmail-{service} supervise not running"),
+                Ok(false) => {
+                    outln!("qmail-{service} supervise not running");
+                    down = true;
+                }
                 Err(cause) => errln!("svok: fatal: {cause}"),
             }
+        }
+        if down {
+            let home = self.home.display();
+            errln!(
+                "qmailctl: a host that does not run is started by mailtree --home {home} up, or the unit or run script for it"
+            );
         }
     }
 

@@ -15,8 +15,8 @@ use crate::svscan::Refusal;
 #[command(disable_help_flag = true)]
 pub struct Args {
     /// Letters after a hyphen (u up, d down, o once, x exit, p pause, c continue, h hup, a alarm, i interrupt, t term,
-    /// k kill), then services or their directories
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// k kill), then services or their directories. A service that has exited comes back when the host is started again
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = clap::ValueHint::Other)]
     arguments: Vec<String>,
 }
 

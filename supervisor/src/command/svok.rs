@@ -13,6 +13,7 @@ use crate::svscan::Refusal;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A service, or its directory
+    #[arg(value_hint = clap::ValueHint::Other)]
     service: String,
 }
 

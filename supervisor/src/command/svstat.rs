@@ -18,6 +18,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Services, or their directories; none: the whole tree
+    #[arg(value_hint = clap::ValueHint::Other)]
     services: Vec<String>,
 }
 

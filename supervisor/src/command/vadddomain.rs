@@ -61,6 +61,8 @@ fn add(
         None => Unknown::Bounce,
         Some(address) => Unknown::Forward(forward(address, &domain)?),
     };
+    let vpopmail = Vpopmail::new(&paths);
+    vpopmail.may_add_domain(&domain)?;
     let (password, random) = args.password.choose(args.given.as_deref())?;
     let new =
         NewDomain { name: domain.clone(), dir: args.dir.clone(), uid: args.uid, gid: args.gid, unknown };
@@ -72,7 +74,6 @@ fn add(
         quota: args.quota.clone(),
     };
     postmaster.check()?;
-    let vpopmail = Vpopmail::new(&paths);
     // The postmaster is there before mail for the domain is accepted (RFC 5321 4.5.1).
     vpopmail.add_domain(&new, || {
         vpopmail.add_user(&postmaster)?;

@@ -31,9 +31,10 @@ pub struct Args {
     #[command(flatten)]
     password: Password,
     /// The user, as user@domain
+    #[arg(value_hint = clap::ValueHint::Other)]
     address: String,
     /// The password; without it and without -r it is asked for on a terminal, or the first line of standard input
-    #[arg(value_name = "PASSWORD")]
+    #[arg(value_name = "PASSWORD", value_hint = clap::ValueHint::Other)]
     given: Option<String>,
 }
 
@@ -92,7 +93,10 @@ fn typed() -> Result<String, Failure> {
         io::ErrorKind::InvalidData => Failure::permanent("standard input: not UTF-8"),
         _ => Failure::temporary(format!("unable to read standard input: {error}")),
     })?;
-    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+    match line.trim_end_matches(['\n', '\r']) {
+        "" => Err(Failure::permanent("no password: none was given, and standard input has none")),
+        password => Ok(password.to_owned()),
+    }
 }
 
 /// Arguments as vpopmail's getopt reads `-r[length]`, the length as a part of the word, or, what people type, as the next one.
@@ -148,6 +152,8 @@ fn add(home: &Path, args: &Args) -> Result<Option<String>, Failure> {
         .address
         .rsplit_once('@')
         .ok_or_else(|| Failure::permanent("the user is not allowed; allowed: user@domain"))?;
+    let vpopmail = Vpopmail::new(&paths);
+    vpopmail.may_add_user(name, domain)?;
     let (password, random) = match (&args.encrypted, args.none) {
         (Some(hash), _) => (encrypted(hash)?, None),
         // No password has this hash.
@@ -164,7 +170,7 @@ fn add(home: &Path, args: &Args) -> Result<Option<String>, Failure> {
         gecos: args.gecos.clone(),
         quota: args.quota.clone(),
     };
-    Vpopmail::new(&paths).add_user(&new)?;
+    vpopmail.add_user(&new)?;
     Ok(random)
 }
 
