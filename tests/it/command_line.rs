@@ -347,7 +347,7 @@ mod needs_zsh {
                 zpty -d tab
             }
             comes 'mailtree complet' 'mailtree completions'
-            comes 'svstat --ho' 'svstat --home'
+            comes 'svstat --js' 'svstat --json'
             comes 'mailtree qmailctl doq' 'qmailctl doqueue'
         "#;
         let script = tempfile::NamedTempFile::new().unwrap();
