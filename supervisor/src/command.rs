@@ -21,6 +21,7 @@ pub mod tcprulescheck;
 pub mod up;
 pub mod vadddomain;
 pub mod vadduser;
+mod words;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,15 +1,13 @@
 //! `qmailctl`: one program for the whole mail host, as the script of this name in "Life with qmail".
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
-
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use mailtree_config::Host;
 use mailtree_config::host::Service;
 use mailtree_protocols::simscan::simcontrol::Simcontrol;
 
+use super::words::Words;
 use super::{qmail_qread, svc, svok, svstat, tcprules};
 use crate::durable::{self, Owner};
 use crate::failure::{Doing as _, Failure};
@@ -17,6 +15,10 @@ use crate::rules;
 
 const USAGE: &str =
     "Usage: qmailctl {start|stop|restart|doqueue|flush|reload|stat|pause|cont|cdb|queue|help}";
+
+/// What a shell offers; a wrong word is answered with the script's own usage.
+const ORDERS: [&str; 11] =
+    ["start", "stop", "restart", "doqueue", "flush", "reload", "stat", "pause", "cont", "cdb", "queue"];
 
 const HELP: &str = "\
 start -- starts qmail-send and the services that take connections
@@ -35,30 +37,8 @@ help -- shows this";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to do; `help` tells
-    #[arg(value_parser = Order)]
+    #[arg(value_parser = Words(&ORDERS), hide_possible_values = true)]
     arguments: Vec<String>,
-}
-
-/// Any word: a wrong one is answered with the script's own usage. The right ones are for completion.
-#[derive(Debug, Clone)]
-struct Order;
-
-impl TypedValueParser for Order {
-    type Value = String;
-
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        argument: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<String, clap::Error> {
-        StringValueParser::new().parse_ref(command, argument, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let words = USAGE.split(['{', '}']).nth(1).unwrap_or_default();
-        Some(Box::new(words.split('|').map(PossibleValue::new)))
-    }
 }
 
 impl Args {

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use mailtree_protocols::svc::{USAGE, letters, service_name};
 
 use super::help;
+use super::words::Words;
 use crate::control::{AskError, Reply, Request, ask};
+use crate::service::STANDARD;
 use crate::service::is_known;
 use crate::svscan::Refusal;
 
@@ -16,7 +18,7 @@ use crate::svscan::Refusal;
 pub struct Args {
     /// Letters after a hyphen (u up, d down, o once, x exit, p pause, c continue, h hup, a alarm, i interrupt, t term,
     /// k kill), then services or their directories. A service that has exited comes back when the host is started again
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = clap::ValueHint::Other)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_parser = Words(&STANDARD), hide_possible_values = true)]
     arguments: Vec<String>,
 }
 

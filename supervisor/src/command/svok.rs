@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use mailtree_protocols::svc::service_name;
 
+use super::words::Words;
 use crate::control::{AskError, Reply, Request, ask};
+use crate::service::STANDARD;
 use crate::service::is_known;
 use crate::svscan::Refusal;
 
@@ -13,7 +15,7 @@ use crate::svscan::Refusal;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A service, or its directory
-    #[arg(value_hint = clap::ValueHint::Other)]
+    #[arg(value_parser = Words(&STANDARD), hide_possible_values = true)]
     service: String,
 }
 

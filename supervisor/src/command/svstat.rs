@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use mailtree_protocols::svc::service_name;
 
+use super::words::Words;
 use crate::control::{AskError, Reply, Request, ask};
 use crate::output;
+use crate::service::STANDARD;
 use crate::service::is_known;
 use crate::status::{Phase, Picture, Row};
 use crate::svscan::Refusal;
@@ -18,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Services, or their directories; none: the whole tree
-    #[arg(value_hint = clap::ValueHint::Other)]
+    #[arg(value_parser = Words(&STANDARD), hide_possible_values = true)]
     services: Vec<String>,
 }
 

@@ -31,10 +31,10 @@ pub struct Args {
     #[command(flatten)]
     password: Password,
     /// The user, as user@domain
-    #[arg(value_hint = clap::ValueHint::Other)]
+    #[arg(value_hint = clap::ValueHint::EmailAddress)]
     address: String,
     /// The password; without it and without -r it is asked for on a terminal, or the first line of standard input
-    #[arg(value_name = "PASSWORD", value_hint = clap::ValueHint::Other)]
+    #[arg(value_name = "PASSWORD")]
     given: Option<String>,
 }
 
