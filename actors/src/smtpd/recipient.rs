@@ -20,7 +20,7 @@ use mailtree_protocols::validrcptto::Listing;
 use mailtree_protocols::vpasswd::Entry;
 
 use super::client::Client;
-use super::sender::{on_a_list, takes_mail};
+use super::sender::on_a_list;
 use super::{Smtpd, Talk};
 use crate::vpopmail::Vpopmail;
 
@@ -213,7 +213,7 @@ impl Asked<'_> {
             let trouble: String = match self.smtpd.users.ask(recipient, question).await {
                 Ok(Ok(Step::Done(event))) => return event,
                 Ok(Ok(Step::Mx(domain))) => {
-                    mx = Some(takes_mail(&domain, &self.client.resolver).await);
+                    mx = Some(self.smtpd.takes_mail(&domain, &self.client.resolver).await);
                     continue;
                 }
                 Ok(Err(error)) => error.to_string(),

@@ -10,8 +10,8 @@ use mailtree_protocols::reply::Refusal;
 use mailtree_protocols::smtp::server::Sender;
 use mailtree_protocols::spf::{self, Behavior, Decision, SpfResult};
 
-use super::Talk;
 use super::client::Client;
+use super::{Smtpd, Talk};
 use crate::clock::unix_now;
 use crate::filter;
 use crate::resolver::{Failure, Resolver};
@@ -81,7 +81,9 @@ impl Talk {
         let event = loop {
             match chkuser::sender::check(&settings, sender, smtputf8, mx) {
                 Step::Done(event) => break event,
-                Step::Mx(domain) => mx = Some(takes_mail(&domain, &self.client.resolver).await),
+                Step::Mx(domain) => {
+                    mx = Some(self.smtpd.takes_mail(&domain, &self.client.resolver).await);
+                }
             }
         };
         self.conclude(&settings, event, b"").await
@@ -165,20 +167,30 @@ pub(super) fn on_a_list<const N: usize>(
     Some(found.stock)
 }
 
-/// Whether mail can be sent to a domain: it has a mail exchanger or an address (RFC 5321 5.1).
-pub(super) async fn takes_mail(domain: &[u8], resolver: &Resolver) -> Mx {
-    let Ok(domain) = std::str::from_utf8(domain) else { return Mx::NotFound };
-    match resolver.mx(domain).await {
-        // RFC 7505: a null MX.
-        Ok(found) if found.len() == 1 && found[0].host.is_empty() => return Mx::NotFound,
-        Ok(found) if !found.is_empty() => return Mx::Found,
-        Ok(_) => (),
-        Err(Failure::NoName) => return Mx::NotFound,
-        Err(Failure::Temporary(_)) => return Mx::Temporary,
-    }
-    match resolver.addresses(domain).await {
-        Ok(found) if !found.is_empty() => Mx::Found,
-        Ok(_) | Err(Failure::NoName) => Mx::NotFound,
-        Err(Failure::Temporary(_)) => Mx::Temporary,
+impl Smtpd {
+    /// Whether mail can be sent to a domain: this host takes it, or it has a mail exchanger or an address (RFC 5321 5.1). What is
+    /// delivered here needs no DNS to say so: without it our own users could not send.
+    pub(super) async fn takes_mail(&self, domain: &[u8], resolver: &Resolver) -> Mx {
+        if self
+            .control
+            .domestic()
+            .is_ok_and(|own| own.virtualdomains.has_users(domain) || own.locals.contains(domain))
+        {
+            return Mx::Found;
+        }
+        let Ok(domain) = std::str::from_utf8(domain) else { return Mx::NotFound };
+        match resolver.mx(domain).await {
+            // RFC 7505: a null MX.
+            Ok(found) if found.len() == 1 && found[0].host.is_empty() => return Mx::NotFound,
+            Ok(found) if !found.is_empty() => return Mx::Found,
+            Ok(_) => (),
+            Err(Failure::NoName) => return Mx::NotFound,
+            Err(Failure::Temporary(_)) => return Mx::Temporary,
+        }
+        match resolver.addresses(domain).await {
+            Ok(found) if !found.is_empty() => Mx::Found,
+            Ok(_) | Err(Failure::NoName) => Mx::NotFound,
+            Err(Failure::Temporary(_)) => Mx::Temporary,
+        }
     }
 }

@@ -72,7 +72,7 @@ impl Smtpd {
                     match chkuser::sender::check(&settings, sender, false, mx) {
                         chkuser::Step::Done(event) => break event,
                         chkuser::Step::Mx(domain) => {
-                            mx = Some(session::takes_mail(&domain, &self.resolver).await);
+                            mx = Some(self.takes_mail(&domain, &self.resolver).await);
                         }
                     }
                 };
