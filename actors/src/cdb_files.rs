@@ -129,7 +129,10 @@ impl CdbFiles {
     }
 
     fn read(&self, path: &Path, look: Option<Look>) -> io::Result<Option<Arc<Cdb<Vec<u8>>>>> {
-        let Some((file, meta)) = regular::open_with_metadata(path)? else { return Ok(None) };
+        let Some((file, meta)) = regular::open_with_metadata(path)? else {
+            self.lock().kept.remove(path);
+            return Ok(None);
+        };
         let version = Version(meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
         if let Some(kept) = self.lock().kept.get_mut(path)
             && kept.version == version

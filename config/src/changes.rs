@@ -116,6 +116,9 @@ impl State {
             if event.events().contains(ReadFlags::QUEUE_OVERFLOW) || self.open.len() >= MAX_OPEN {
                 self.open.clear();
             }
+            if event.events().contains(ReadFlags::IGNORED) {
+                self.dirs.remove(&event.wd());
+            }
             let Some((dir, name)) = self.dirs.get(&event.wd()).zip(event.file_name()) else { continue };
             let path = dir.join(OsStr::from_bytes(name.to_bytes()));
             if event.events().contains(ReadFlags::MODIFY) {

@@ -204,6 +204,11 @@ fn instructions(paths: &Paths) -> Result<Vec<PathBuf>, Failure> {
 /// A file, and a directory that it names.
 type Named = (PathBuf, PathBuf);
 
+/// What a database holds that is asked beside its source; none if it is not there, or is named elsewhere as damaged.
+fn database(path: &Path) -> Option<Cdb<Vec<u8>>> {
+    durable::read(path).ok().flatten().and_then(|bytes| Cdb::new(bytes).ok())
+}
+
 /// The users' directories in `vpasswd`, and those that its database alone names.
 fn users(domain: &Path) -> Vec<Named> {
     let (source, compiled) = (domain.join("vpasswd"), domain.join("vpasswd.cdb"));
@@ -215,8 +220,7 @@ fn users(domain: &Path) -> Vec<Named> {
             users.push((source.clone(), path(&user.dir)));
         }
     }
-    let database = durable::read(&compiled).ok().flatten().and_then(|bytes| Cdb::new(bytes).ok());
-    for (name, data) in database.iter().flatten().flatten() {
+    for (name, data) in database(&compiled).iter().flatten().flatten() {
         if let Ok(user) = vpasswd::Entry::from_record(name, data)
             && seen.insert(user.dir.clone())
         {
@@ -263,8 +267,7 @@ fn homes(paths: &Paths) -> Result<Vec<Named>, Failure> {
         }
     }
     // Mail goes where the database says. A damaged one is named where it is looked at.
-    let database = durable::read(&compiled).ok().flatten().and_then(|bytes| Cdb::new(bytes).ok());
-    for entry in database.iter().flat_map(assign::entries) {
+    for entry in database(&compiled).iter().flat_map(assign::entries) {
         if seen.insert(entry.home.clone()) {
             homes.push((compiled.clone(), path(&entry.home)));
         }

@@ -370,24 +370,26 @@ pub(crate) fn create_dirs(path: &Path) -> Result<(), Failure> {
 /// The pattern of a domain that is not there.
 fn without(assignments: &[Assignment], name: &str) -> Result<Pattern, Failure> {
     let pattern = Pattern::Prefix(format!("{name}-").into_bytes());
-    match assignments.iter().any(|assignment| assignment.pattern == pattern) {
-        true => Err(Failure::permanent("Domain already exists")),
-        false => Ok(pattern),
+    if assignments.iter().any(|assignment| assignment.pattern == pattern) {
+        return Err(Failure::permanent("Domain already exists"));
     }
+    Ok(pattern)
 }
 
-/// The users in a domain's directory, of whom none has this name.
-fn entries_without(dir: &Path, name: &str) -> Result<Vec<Entry>, Failure> {
+/// The users in a domain's directory, as `vpasswd` names them; none without it.
+fn entries(dir: &Path) -> Result<Vec<Entry>, Failure> {
     let file = dir.join("vpasswd");
-    let entries = match durable::read(&file)? {
-        Some(text) => vpasswd::parse(&text)
-            .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?,
-        None => Vec::new(),
-    };
-    match entries.iter().any(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes())) {
-        true => Err(Failure::permanent("Username exists")),
-        false => Ok(entries),
+    let Some(text) = durable::read(&file)? else { return Ok(Vec::new()) };
+    vpasswd::parse(&text).map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))
+}
+
+/// The same, of whom none has this name.
+fn entries_without(dir: &Path, name: &str) -> Result<Vec<Entry>, Failure> {
+    let entries = entries(dir)?;
+    if entries.iter().any(|entry| entry.name.eq_ignore_ascii_case(name.as_bytes())) {
+        return Err(Failure::permanent("Username exists"));
     }
+    Ok(entries)
 }
 
 #[cfg(test)]

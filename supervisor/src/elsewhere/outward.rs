@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use mailtree_config::host::{Paths, Service};
 use mailtree_config::{Control, Host};
-use mailtree_protocols::cdb::Cdb;
 use mailtree_protocols::dotqmail::{self, Instruction, UnknownUser};
 use mailtree_protocols::spp::Section;
 
-use super::{MANY, at_most, bases, behind, elsewhere, homes, instructions, own, path, real, users};
+use super::{MANY, at_most, bases, behind, database, elsewhere, homes, instructions, own, path, real, users};
 use crate::durable;
 use crate::failure::Failure;
 
@@ -93,9 +92,8 @@ pub(crate) fn programs(host: &Host) -> Vec<String> {
         if rules.exists() && !home.has(&rules) {
             said.push(format!("services.{name}.rules: {} lies outside of the home", rules.display()));
         }
-        let database = durable::read(&rules).ok().flatten().and_then(|bytes| Cdb::new(bytes).ok());
         let mut programs: Vec<String> = Vec::new();
-        for (_, data) in database.iter().flatten().flatten().take(MANY) {
+        for (_, data) in database(&rules).iter().flatten().flatten().take(MANY) {
             let variables =
                 data.split(|byte| *byte == 0).filter_map(|item| item.strip_prefix(b"+QMAILQUEUE="));
             programs.extend(variables.filter_map(|value| queue(&String::from_utf8_lossy(value))));

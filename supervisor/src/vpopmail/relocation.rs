@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mailtree_protocols::assign::{self, Assignment, Pattern};
 use mailtree_protocols::cdb::Cdb;
-use mailtree_protocols::vpasswd::{self, Entry};
+use mailtree_protocols::vpasswd::Entry;
 
 use super::{Vpopmail, field, write_vpasswd};
 use crate::durable::{self, Owner};
@@ -124,9 +124,7 @@ impl Relocation {
         let mut users = Vec::new();
         if file.exists() {
             let _lock = durable::lock(&dir.join(".vpasswd.lock"), owner)?;
-            let text = durable::read(&file)?.unwrap_or_default();
-            let mut entries = vpasswd::parse(&text)
-                .map_err(|error| Failure::permanent(format!("{}: {error}", file.display())))?;
+            let mut entries = super::entries(dir)?;
             let count = entries.iter_mut().map(|entry| self.field(&mut entry.dir)).sum::<usize>();
             let compiled = dir.join("vpasswd.cdb");
             let in_database =
