@@ -57,6 +57,18 @@ pub const PROGRAMS_AT_ONCE: usize = 20;
 pub const PROGRAMS_DEADLINE: Duration = Duration::from_secs(300);
 /// Address space of a program: 512 MiB.
 pub const PROGRAMS_MEMORY: u64 = 512 << 20;
+
+/// A program of a delivery may run for so long.
+pub const PROGRAMS_DELIVERY: Duration = Duration::from_secs(900);
+
+/// Descriptors of a program of a delivery.
+pub const PROGRAMS_FILES: u64 = 256;
+
+/// Processes of a user to whom something is delivered.
+pub const PROGRAMS_PROCESSES: u64 = 512;
+
+/// Processor time of a process of a delivery.
+pub const PROGRAMS_CPU: Duration = Duration::from_secs(300);
 /// Port of other mail hosts.
 pub const REMOTE_PORT: u16 = 25;
 /// Port of a name server whose address is given without one.

@@ -11,7 +11,8 @@ pub fn candidates(dash: &[u8], ext: &[u8]) -> Vec<Candidate> {
     let safe: Vec<u8> =
         ext.to_ascii_lowercase().into_iter().map(|b| if b == b'.' { b':' } else { b }).collect();
     let base = [b".qmail", dash].concat();
-    found.push(Candidate { file: [&base[..], &safe].concat(), default: None });
+    let default = safe.ends_with(b"default").then(|| ext[safe.len() - b"default".len()..].to_vec());
+    found.push(Candidate { file: [&base[..], &safe].concat(), default });
     if dash.is_empty() {
         return found;
     }
@@ -49,6 +50,27 @@ pub enum Instruction {
     Vdelivermail(UnknownUser),
     /// Any other `|command`.
     Program(Vec<u8>),
+    /// `+list`: from here on there are addresses only.
+    List,
+}
+
+/// Refuses files and programs where there may be addresses only: behind `+list`, or anywhere if the file is executable.
+///
+/// # Errors
+/// [`Error::FileInList`] and [`Error::ProgramInList`].
+pub fn check_list(instructions: &[Instruction], executable: bool) -> Result<(), Error> {
+    let mut list = executable;
+    for instruction in instructions {
+        match instruction {
+            Instruction::List => list = true,
+            Instruction::Maildir(_) | Instruction::Mbox(_) if list => return Err(Error::FileInList),
+            Instruction::Program(_) | Instruction::Vdelivermail(_) if list => {
+                return Err(Error::ProgramInList);
+            }
+            _ => (),
+        }
+    }
+    Ok(())
 }
 
 /// What vdelivermail does with mail to a user that the domain does not have.
@@ -70,6 +92,12 @@ pub enum Error {
     /// Its first line is blank: probably being edited.
     #[error("Uh-oh: first line of .qmail file is blank. (#4.2.1)")]
     FirstLineBlank,
+    /// A file where there may be addresses only.
+    #[error("Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)")]
+    FileInList,
+    /// A program where there may be addresses only.
+    #[error("Uh-oh: .qmail has prog delivery but has x bit set. (#4.7.0)")]
+    ProgramInList,
     /// `vdelivermail` without its two arguments.
     #[error("Uh-oh: .qmail file calls vdelivermail without '' and an action. (#4.3.5)")]
     Vdelivermail,
@@ -90,6 +118,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instruction>, Error> {
             continue;
         };
         instructions.push(match first {
+            b'+' if line == b"+list" => Instruction::List,
             b'#' | b'+' => continue,
             b'|' => program(line[1..].trim_ascii_start())?,
             b'.' | b'/' if line.ends_with(b"/") => Instruction::Maildir(line.to_vec()),
@@ -141,6 +170,7 @@ mod tests {
         );
         assert_eq!(names("-", "../../etc/x"), [".qmail-default"]);
         assert_eq!(candidates(b"-", b"list-Bob")[1].default.as_deref(), Some(&b"Bob"[..]));
+        assert_eq!(candidates(b"-", b"list-Default")[0].default.as_deref(), Some(&b"Default"[..]));
     }
 
     #[test]

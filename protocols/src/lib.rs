@@ -4,6 +4,7 @@
 //! answers come in as arguments. So everything here is tested without a host.
 
 #![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 pub mod journal;
 mod logfield;
@@ -18,11 +19,13 @@ pub mod chkuser;
 pub mod domains;
 pub mod dotqmail;
 pub mod envelope;
+pub mod lspawn;
 pub mod maildir;
 pub mod maildirsize;
 pub mod ownership;
 pub mod policy;
 pub mod proxy;
+pub mod qmail_local;
 pub mod qmail_queue;
 pub mod queue;
 pub mod rblsmtpd;

@@ -157,6 +157,7 @@ impl User<'_> {
                 Instruction::Maildir(_)
                 | Instruction::Mbox(_)
                 | Instruction::Program(_)
+                | Instruction::List
                 | Instruction::Vdelivermail(_) => (),
             }
         }

@@ -14,7 +14,9 @@ use futures_util::future::BoxFuture;
 use mailtree_actors::exporter::{self, Exporter};
 use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Lines, Log};
+use mailtree_actors::lspawn::Spawner;
 use mailtree_actors::pool::Pool;
+use mailtree_actors::qmail_local::QmailLocal;
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
@@ -48,6 +50,9 @@ const START: Duration = Duration::from_secs(30);
 /// qmail-send reads the whole queue when it starts, and that may be large and on a cold disk.
 const SURVEY: Duration = Duration::from_secs(900);
 
+/// What is done without a `.qmail` file.
+pub(crate) const DEFAULTDELIVERY: &str = "./Maildir/";
+
 /// What the services share over all their starts.
 #[derive(Clone)]
 struct Shared {
@@ -56,6 +61,7 @@ struct Shared {
     front: Front,
     queue: Queue,
     pool: Pool,
+    spawner: Spawner,
     /// No delivery begins until `svc -c send`.
     hold: Arc<AtomicBool>,
     /// `up` was told so, whatever `host.ron` says.
@@ -109,6 +115,7 @@ pub fn services(
     recorder: &PrometheusHandle,
     tree: &Tree,
     disk: Disk,
+    spawner: Spawner,
     hold: bool,
 ) -> (Vec<ServiceSpec>, Queue) {
     let paths = host.paths();
@@ -129,6 +136,7 @@ pub fn services(
         front,
         queue: messages.clone(),
         pool,
+        spawner,
         hold: Arc::new(AtomicBool::new(hold || host.hold)),
         hold_asked: hold,
         running: Running::default(),
@@ -291,10 +299,13 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                 lspawn: lspawn::Arguments {
                     queue: shared.queue.clone(),
                     pool: shared.pool,
-                    vpopmail: shared.front.users.vpopmail.clone(),
-                    alias: paths.alias,
-                    defaultdelivery: "./Maildir/".to_owned(),
-                    me: controls.me.clone(),
+                    local: QmailLocal {
+                        vpopmail: shared.front.users.vpopmail.clone(),
+                        alias: paths.alias,
+                        defaultdelivery: DEFAULTDELIVERY.to_owned(),
+                        me: controls.me.clone(),
+                    },
+                    spawner: shared.spawner,
                 },
                 rspawn: rspawn::Arguments {
                     queue: shared.queue.clone(),

@@ -8,6 +8,7 @@ mod help;
 mod home;
 pub mod init;
 pub mod links;
+mod qmail_lspawn;
 pub mod qmail_newmrh;
 pub mod qmail_qread;
 pub mod qmailctl;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{FromArgMatches as _, Parser};
+use mailtree_actors::lspawn;
 use mailtree_actors::queue::crash::Point;
 
 use crate::control::{AskError, Reply, Request, ask};
@@ -103,6 +105,9 @@ enum Command {
 
 /// The program that `arguments` name: the first one, if it is a classic name, or the subcommand.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|name| name == lspawn::NAME) {
+        return qmail_lspawn::run();
+    }
     output::finish(run(arguments))
 }
 

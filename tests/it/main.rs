@@ -22,6 +22,7 @@ mod full_disk;
 mod hanging;
 mod harness;
 mod journal;
+mod local;
 mod memory;
 mod metrics;
 mod migration;

@@ -1,22 +1,27 @@
-//! qmail-local: one delivery on this host.
+//! One delivery on this host.
 
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mailtree_protocols::address;
 use mailtree_protocols::envelope::Recipient;
+use mailtree_protocols::lspawn::Request;
+use mailtree_protocols::qmail_local::one_line;
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::Invoker;
 use mailtree_protocols::report::Report;
-use mailtree_protocols::{address, maildir as names};
+use rustix::process::geteuid;
 
 use super::Local;
-use super::plan::{Home, Plan, Target, one_line, unreadable_mess};
+use super::spawner::Delivered;
 use crate::delivery::Delivery;
-use crate::maildir::{self, Copy};
+use crate::maildir;
 use crate::pool::{Key, Refused};
+use crate::qmail_local::{Did, Home, Letter, Plan, Step, maildir_trouble, unreadable_mess};
 use crate::queue::{Alongside, Body};
 
 /// How long a user's file system may take for one delivery; then the slot is given up.
@@ -26,9 +31,11 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const ACCOUNTS: u64 = u64::MAX;
 
 /// What a delivery thread has come to.
-struct Done {
-    plan: Plan,
-    body: Body,
+enum Done {
+    /// Everything, but what goes on to other addresses.
+    Delivered(Delivered, Body),
+    /// It takes a process, with this home's rights.
+    NeedsProcess(Body),
 }
 
 /// What a thread needs to know of a delivery: not where to report. A thread that hangs must not keep the port, and with it a
@@ -54,32 +61,46 @@ pub(super) async fn deliver(local: Arc<Local>, delivery: Delivery) {
 
 async fn one(local: &Arc<Local>, job: &Arc<Job>, recipient: Arc<Recipient>) -> Result<Report, Report> {
     let home = home(local, &recipient).await?;
-    let mut hasher = DefaultHasher::new();
-    recipient.address.hash(&mut hasher);
-    let key = Key { device: local.mounts.device(&home.dir), person: hasher.finish() };
+    let key = Key { device: local.mounts.device(&home.dir), person: hash(&recipient.address) };
+    // Who has named no uid has the rights of his directory's owner.
+    let person = hash(&(home.uid, &home.dir));
     let work = {
         let (local, job, recipient) = (Arc::clone(local), Arc::clone(job), Arc::clone(&recipient));
         move || on_thread(&local, &job, &recipient, home)
     };
     let done = local.arguments.pool.run(key, DEADLINE, work).await.map_err(|refused| silent(&refused))??;
-    let did = done.plan.did;
-    let mut text = format!("did {}+{}+{}\n", did.0, did.1, did.2);
-    if !done.plan.forwards.is_empty() {
-        let qp = forward(local, job, &recipient, &done).await?;
+    let (delivered, body) = match done {
+        Done::Delivered(delivered, body) => (delivered, body),
+        Done::NeedsProcess(body) => {
+            let _turn = local.turns.take(person).await.ok_or_else(|| {
+                Report::deferral("Earlier deliveries to this mailbox have not ended. (#4.3.2)\n")
+            })?;
+            (in_process(local, job, &recipient, &body).await?, body)
+        }
+    };
+    let Delivered { delivered_to, sender, forwards, mut text } = delivered;
+    if !forwards.is_empty() {
+        let qp = forward(local, job, &recipient, (sender, forwards), &delivered_to, &body).await?;
         text.push_str(&format!("qp {qp}\n"));
     }
     Ok(Report::success(text))
 }
 
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Who the recipient is, as `users/cdb` says; without an entry there, the accounts of the system are asked, which may take
 /// a directory server.
 async fn home(local: &Arc<Local>, recipient: &Recipient) -> Result<Home, Report> {
-    if let Some(home) = local.assigned(&recipient.address)? {
+    if let Some(home) = local.arguments.local.assigned(&recipient.address)? {
         return Ok(home);
     }
     let (asked, address) = (Arc::clone(local), recipient.address.clone());
     let key = Key { device: ACCOUNTS, person: 0 };
-    let asking = local.arguments.pool.run(key, DEADLINE, move || asked.unassigned(&address));
+    let asking = local.arguments.pool.run(key, DEADLINE, move || asked.arguments.local.unassigned(&address));
     asking.await.map_err(|_| Report::deferral("Unable to run qmail-getpw. (#4.3.0)\n"))?
 }
 
@@ -92,58 +113,108 @@ fn silent(refused: &Refused) -> Report {
     }
 }
 
+/// Whether this process has the rights that the delivery is to have. A host that has never been root does with what is its
+/// own whatever users/assign says of it.
+fn is_own(home: &Home) -> bool {
+    let own = geteuid();
+    let owns = |dir: &Path| fs::metadata(dir).is_ok_and(|meta| meta.uid() == own.as_raw());
+    home.uid == own.as_raw() || (!own.is_root() && owns(&home.dir))
+}
+
 /// What may wait for the user's file system.
 fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Result<Done, Report> {
     let queue = &local.arguments.queue;
     let body = queue.body(job.id).map_err(unreadable_mess)?;
-    let plan = local.plan(&recipient.address, home, &body)?;
+    let home = home.with_rights()?;
+    if !is_own(&home) {
+        return Ok(Done::NeedsProcess(body));
+    }
+    let plan = local.arguments.local.plan(&recipient.address, &job.sender, &home, &body)?;
+    if plan.needs_process() {
+        return Ok(Done::NeedsProcess(body));
+    }
+    let Plan { delivered_to, newsender: sender, steps, .. } = plan;
     let head = [
         b"Return-Path: <",
         &*one_line(&address::quoted(&job.sender).unwrap_or_else(|| job.sender.clone())),
         b">\nDelivered-To: ",
-        &*plan.delivered_to,
+        &*delivered_to,
         b"\n",
     ]
     .concat();
-    let size = body.size() + head.len() as u64;
-    let mut copies = Vec::with_capacity(plan.maildirs.len());
     let (message, record) = ((job.id, job.birth), (job.channel, recipient.offset));
-    let (again, doubted) = (job.again, job.again && queue.doubts(message, record));
-    for (n, Target { dir, own }) in plan.maildirs.iter().enumerate() {
-        let name = names::name(job.birth, job.id, recipient.offset, n, &local.arguments.me, size);
-        let copy =
-            Copy { maildir: dir, makes: *own, name: name.as_ref(), head: &head, body: &body, again, doubted };
-        copies.push(maildir::deliver(&copy).map_err(|error| trouble(dir, &error))?);
+    let doubted = job.again && queue.doubts(message, record);
+    let letter = Letter {
+        id: job.id,
+        birth: job.birth,
+        record: recipient.offset,
+        again: job.again,
+        doubted,
+        head: &head,
+        body: &body,
+    };
+    let (mut copies, mut forwards, mut did) = (Vec::new(), Vec::new(), Did::default());
+    for step in steps {
+        did.count(&step);
+        match step {
+            Step::Maildir(target) => {
+                copies.push(local.arguments.local.into_maildir(&letter, &target, copies.len())?);
+            }
+            Step::Forward(to) => forwards.push(to),
+            Step::Mbox(_) | Step::Program(..) | Step::Vdelivermail | Step::Vdelivered => (),
+        }
     }
     // With a forward still to come the recipient is not done.
-    let noted = !copies.is_empty() && plan.forwards.is_empty() && queue.delivered(message, record, &copies);
+    let noted = !copies.is_empty() && forwards.is_empty() && queue.delivered(message, record, &copies);
     if !noted {
-        maildir::sync(&copies, job.again).map_err(|error| trouble(Path::new("a Maildir"), &error))?;
+        maildir::sync(&copies, job.again).map_err(|error| maildir_trouble(Path::new("a Maildir"), &error))?;
     }
-    Ok(Done { plan, body })
+    Ok(Done::Delivered(Delivered { delivered_to, sender, forwards, text: did.to_string() }, body))
 }
 
-fn trouble(dir: &Path, error: &io::Error) -> Report {
-    tracing::warn!("warning: unable to deliver to {}: {error}", dir.display());
-    match error.kind() {
-        io::ErrorKind::NotFound => Report::deferral("Unable to chdir to maildir. (#4.2.1)\n"),
-        _ => Report::deferral("Temporary error on maildir job. (#4.3.0)\n"),
-    }
+/// Has it delivered by whoever can have the rights.
+async fn in_process(
+    local: &Local,
+    job: &Job,
+    recipient: &Recipient,
+    body: &Body,
+) -> Result<Delivered, Report> {
+    let (message, record) = ((job.id, job.birth), (job.channel, recipient.offset));
+    let request = Request {
+        id: job.id,
+        birth: job.birth,
+        record: recipient.offset,
+        again: job.again,
+        doubted: job.again && local.arguments.queue.doubts(message, record),
+        sender: job.sender.clone(),
+        recipient: recipient.address.clone(),
+    };
+    let body = body.clone();
+    let opened = tokio::task::spawn_blocking(move || body.to_file()).await;
+    let file = opened.map_err(std::io::Error::other).and_then(|opened| opened).map_err(unreadable_mess)?;
+    local.arguments.spawner.deliver(&request, file).await
 }
 
 /// Puts the message back into the queue for other addresses; the number of that queueing.
-async fn forward(local: &Local, job: &Job, recipient: &Recipient, done: &Done) -> Result<u64, Report> {
+async fn forward(
+    local: &Local,
+    job: &Job,
+    recipient: &Recipient,
+    (sender, forwards): (Vec<u8>, Vec<Vec<u8>>),
+    delivered_to: &[u8],
+    body: &Body,
+) -> Result<u64, Report> {
     let trouble = |cause: String| {
         tracing::warn!(msg = job.id.0, "warning: unable to forward: {cause}");
         Report::deferral("Unable to forward message: qq trouble. (#4.3.0)\n")
     };
     let queue = &local.arguments.queue;
     let mut reception = queue.open(Invoker::Alias).await.map_err(|refused| trouble(refused.to_string()))?;
-    let line = [b"Delivered-To: ", &*done.plan.delivered_to, b"\n"].concat();
+    let line = [b"Delivered-To: ", &*one_line(delivered_to), b"\n"].concat();
     reception.write(&line).await.map_err(|error| trouble(error.to_string()))?;
     let (mut at, mut chunk) = (0, Vec::new());
     loop {
-        chunk = done.body.next_chunk(at, chunk).await.map_err(unreadable_mess)?;
+        chunk = body.next_chunk(at, chunk).await.map_err(unreadable_mess)?;
         if chunk.is_empty() {
             break;
         }
@@ -151,6 +222,6 @@ async fn forward(local: &Local, job: &Job, recipient: &Recipient, done: &Done) -
         reception.write(&chunk).await.map_err(|error| trouble(error.to_string()))?;
     }
     let parent = Alongside::Forward(job.id, job.channel, recipient.offset);
-    let commit = reception.commit_with(job.sender.clone(), done.plan.forwards.clone(), Some(parent));
+    let commit = reception.commit_with(sender, forwards, Some(parent));
     Ok(commit.await.map_err(|error| trouble(error.to_string()))?.qp)
 }

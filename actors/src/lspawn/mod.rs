@@ -1,20 +1,30 @@
 //! qmail-lspawn: deliveries on this host.
 //!
-//! What touches a user's files runs in the pool of delivery threads, under the share of their file system and a deadline.
+//! What has the rights of the host's own user and needs Maildirs alone is done here, in the pool of delivery threads, under the
+//! share of its file system and a deadline. Everything else goes to a process that has the rights it needs ([`process`]).
 
 mod deliver;
-mod plan;
+mod drop_rights;
+pub(crate) mod fork;
+mod packet;
+pub mod process;
+mod settings;
+mod spawner;
+mod turns;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 use crate::delivery::Delivery;
 use crate::pool::{Mounts, Pool};
+use crate::qmail_local::QmailLocal;
 use crate::queue::Queue;
 use crate::spawn::{Kind, Spawn};
-use crate::vpopmail::Vpopmail;
+pub use fork::close_on_exec;
+pub use settings::Settings;
+pub use spawner::{NAME, Spawner};
+use turns::Turns;
 
 /// What local deliveries need to know.
 #[derive(Clone)]
@@ -23,14 +33,10 @@ pub struct Arguments {
     pub queue: Queue,
     /// Threads for users' file systems.
     pub pool: Pool,
-    /// The domains' users.
-    pub vpopmail: Vpopmail,
-    /// Home of user alias.
-    pub alias: PathBuf,
-    /// What an empty `.qmail` file means, relative to the home directory.
-    pub defaultdelivery: String,
-    /// Name of this host, for file names.
-    pub me: String,
+    /// Who has which mailbox.
+    pub local: QmailLocal,
+    /// What delivers with the rights of users.
+    pub spawner: Spawner,
 }
 
 /// The actor.
@@ -40,13 +46,14 @@ pub type Lspawn = Spawn<Local>;
 pub struct Local {
     arguments: Arguments,
     mounts: Mounts,
+    turns: Turns,
 }
 
 impl Kind for Local {
     type Arguments = Arguments;
 
     fn start(arguments: Arguments) -> BoxFuture<'static, Self> {
-        Box::pin(std::future::ready(Self { arguments, mounts: Mounts::default() }))
+        Box::pin(std::future::ready(Self { arguments, mounts: Mounts::default(), turns: Turns::default() }))
     }
 
     fn deliver(self: Arc<Self>, delivery: Delivery) -> BoxFuture<'static, ()> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -23,9 +24,19 @@ impl Body {
         Self(Held::Memory(bytes))
     }
 
-    pub(super) fn file(file: File) -> io::Result<Self> {
+    /// The message in an open file.
+    pub(crate) fn file(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
         Ok(Self(Held::File(Arc::new(file), size)))
+    }
+
+    /// An open file of its own that holds the message and cannot be written. May wait for the disk.
+    pub(crate) fn to_file(&self) -> io::Result<File> {
+        let again = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        match &self.0 {
+            Held::Memory(bytes) => again(&crate::program::memory(bytes)?),
+            Held::File(file, _) => again(file),
+        }
     }
 
     /// The message in the file at `path`.

@@ -91,7 +91,7 @@ impl unit::Allowed for Scanner {
         "an address and a port (\"127.0.0.1:3310\"), or the absolute path of a socket";
 }
 
-/// Programs run for SMTP sessions: QMAILQUEUE and checkpassword.
+/// Programs: those of SMTP sessions (QMAILQUEUE and checkpassword), and those of deliveries.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Programs {
@@ -101,9 +101,21 @@ pub struct Programs {
     /// A program that runs longer is killed, 1 s to 3600 s.
     #[serde(deserialize_with = "unit::time::<_, 1, 3600>")]
     pub deadline: Duration,
+    /// A program of a delivery that runs longer is killed, 1 s to 86400 s.
+    #[serde(deserialize_with = "unit::time::<_, 1, 86400>")]
+    pub delivery: Duration,
     /// Address space of a program in bytes (softlimit -a); 0: no limit.
     #[serde(deserialize_with = "unit::bytes")]
     pub memory: u64,
+    /// Descriptors that a program of a delivery may have open (softlimit -o), 16 to 1048576.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 16, 1_048_576>")]
+    pub files: u64,
+    /// Processes that the user of a delivery may have (softlimit -p), 1 to 1048576.
+    #[serde(deserialize_with = "unit::ranged::<_, _, 1, 1_048_576>")]
+    pub processes: u64,
+    /// Seconds of processor time that a process of a delivery may use (softlimit -t), 1 s to 86400 s.
+    #[serde(deserialize_with = "unit::time::<_, 1, 86400>")]
+    pub cpu: Duration,
 }
 
 impl Default for Auth {
@@ -132,7 +144,11 @@ impl Default for Programs {
         Self {
             at_once: default::PROGRAMS_AT_ONCE,
             deadline: default::PROGRAMS_DEADLINE,
+            delivery: default::PROGRAMS_DELIVERY,
             memory: default::PROGRAMS_MEMORY,
+            files: default::PROGRAMS_FILES,
+            processes: default::PROGRAMS_PROCESSES,
+            cpu: default::PROGRAMS_CPU,
         }
     }
 }
@@ -166,6 +182,10 @@ impl Programs {
     pub(super) fn settings(&self, add: &mut dyn FnMut(&str, String)) {
         add("programs.at_once", self.at_once.to_string());
         add("programs.deadline", shown(self.deadline));
+        add("programs.delivery", shown(self.delivery));
         add("programs.memory", self.memory.to_string());
+        add("programs.files", self.files.to_string());
+        add("programs.processes", self.processes.to_string());
+        add("programs.cpu", shown(self.cpu));
     }
 }

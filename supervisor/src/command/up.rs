@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use mailtree_actors::exporter;
 use mailtree_actors::log::{Format, Lines, log_panics};
+use mailtree_actors::lspawn::{self, Spawner};
+use mailtree_actors::qmail_local::Limits;
 use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::{Disk, owner_of_send};
 use mailtree_config::Host;
@@ -86,6 +88,9 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let _queue = lock_queue(&paths)?;
     let disk = Disk::open(&paths.queue)
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
+    // Before there is a second thread.
+    let spawner = Spawner::start(&spawner_settings(&host, &paths))
+        .map_err(|error| Failure::temporary(format!("unable to start qmail-lspawn: {error}")))?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
@@ -130,7 +135,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             }
             elsewhere::programs(&host).iter().for_each(|said| tracing::warn!("warning: {said}"));
         }
-        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, hold);
+        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, spawner, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
             ..Options::default()
@@ -164,6 +169,25 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             Err(Failure::temporary(format!("standard output: {error}")))
         }
         Ok(()) | Err(_) => ending,
+    }
+}
+
+fn spawner_settings(host: &Host, paths: &Paths) -> lspawn::Settings {
+    let programs = &host.programs;
+    lspawn::Settings {
+        control: paths.control.clone(),
+        users_cdb: paths.users.join("cdb"),
+        alias: paths.alias.clone(),
+        defaultdelivery: boot::DEFAULTDELIVERY.to_owned(),
+        me: first_line(&paths.control.join("me")),
+        host: rustix::process::geteuid().as_raw(),
+        limits: Limits {
+            memory: if programs.memory == 0 { u64::MAX } else { programs.memory },
+            files: programs.files,
+            processes: programs.processes,
+            cpu: programs.cpu.as_secs(),
+            deadline: programs.delivery,
+        },
     }
 }
 
@@ -201,6 +225,9 @@ fn give_to_send(file: &File, queue: &Path, path: &Path) {
 /// Files get the modes that are asked for, and there may be as many descriptors as the system allows: copies of messages in
 /// Maildirs stay open until they are durable.
 fn prepare_process() {
+    if let Err(error) = lspawn::close_on_exec() {
+        errln!("mailtree: warning: unable to keep descriptors from programs: {error}");
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
