@@ -24,6 +24,7 @@ pub mod qmail_send;
 pub mod qmail_start;
 pub mod queue;
 pub mod resolver;
+pub mod rights;
 pub mod rspawn;
 pub mod service;
 pub mod simscan;

@@ -20,7 +20,20 @@ type Bound = HashMap<String, Vec<(SocketAddr, TcpListener)>>;
 #[derive(Clone, Default)]
 pub struct Sockets(Arc<Mutex<Bound>>);
 
+/// Ports below this one are root's.
+const PRIVILEGED: u16 = 1024;
+
 impl Sockets {
+    /// Binds the socket of `service` for `address` while this process still may; nobody is heard on it yet.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(&self, service: &str, address: SocketAddr) -> Result<(), String> {
+        let socket = bound(address).map_err(|error| refused(address, &error))?;
+        self.lock().entry(service.to_owned()).or_default().push((address, socket.into()));
+        Ok(())
+    }
+
     /// The socket of `service` for `address`, bound now unless an earlier incarnation left it.
     ///
     /// # Errors
@@ -33,17 +46,20 @@ impl Sockets {
         let listener = match kept {
             Some((_, listener)) => listener.try_clone().map_err(failed)?,
             None => {
-                let listener = bind(address).map_err(failed)?;
-                let actual = listener.local_addr().map_err(failed)?;
-                tracing::info!(service, %actual, "tcpserver: listening on {actual}");
+                let listener = TcpListener::from(bound(address).map_err(failed)?);
                 ours.push((address, listener.try_clone().map_err(failed)?));
                 listener
             }
         };
+        if !listens(&listener) {
+            SockRef::from(&listener).listen(BACKLOG).map_err(failed)?;
+            let actual = listener.local_addr().map_err(failed)?;
+            tracing::info!(service, %actual, "tcpserver: listening on {actual}");
+        }
         tokio::net::TcpListener::from_std(listener).map_err(failed)
     }
 
-    /// The addresses that `service` listens on.
+    /// The addresses that `service` listens on or has bound.
     #[must_use]
     pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
         let sockets = self.lock();
@@ -51,11 +67,19 @@ impl Sockets {
         ours.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
     }
 
-    /// `service` listens no more. Accepting on a copy of the socket ends at once, too.
+    /// `service` listens no more. Accepting on a copy of the socket ends at once, too. A port that this process could not bind
+    /// again stays bound.
     pub fn close(&self, service: &str) {
-        for (_, listener) in self.lock().remove(service).unwrap_or_default() {
+        let mut sockets = self.lock();
+        let Some(ours) = sockets.get_mut(service) else { return };
+        for (_, listener) in &*ours {
             // A copy may live on in a task that is just ending.
-            drop(SockRef::from(&listener).shutdown(std::net::Shutdown::Both));
+            drop(SockRef::from(listener).shutdown(std::net::Shutdown::Both));
+        }
+        if rustix::process::geteuid().is_root() {
+            ours.clear();
+        } else {
+            ours.retain(|(address, _)| (1..PRIVILEGED).contains(&address.port()));
         }
     }
 
@@ -84,10 +108,8 @@ fn refused(address: SocketAddr, error: &io::Error) -> String {
     format!("unable to bind {address}: {error}{advice}")
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = bound(address)?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+fn listens(listener: &TcpListener) -> bool {
+    rustix::net::sockopt::socket_acceptconn(listener).unwrap_or(false)
 }
 
 fn bound(address: SocketAddr) -> io::Result<Socket> {

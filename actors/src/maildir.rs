@@ -28,8 +28,8 @@ static TMP: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Copy<'a> {
     /// `Maildir`, absolute.
     pub(crate) maildir: &'a Path,
-    /// What is missing of it is made.
-    pub(crate) makes: bool,
+    /// What is missing of it below this directory is made.
+    pub(crate) within: Option<&'a Path>,
     /// The file's name.
     pub(crate) name: &'a OsStr,
     /// Return-Path and Delivered-To.
@@ -44,7 +44,7 @@ pub(crate) struct Copy<'a> {
 
 /// Delivers a copy; it is not durable. What was delivered before is found, and made whole if it is torn.
 pub(crate) fn deliver(copy: &Copy<'_>) -> io::Result<InMaildir> {
-    let owner = ready(copy.maildir, copy.makes)?;
+    let owner = ready(copy.maildir, copy.within)?;
     if copy.again
         && let Some(found) = found(copy, &places(copy.maildir, copy.name)?)?
     {
@@ -146,7 +146,8 @@ pub(crate) fn restore(
     let maildir = path_of(file);
     let name = OsStr::from_bytes(&file.name);
     let doubted = file.mount == DOUBTED;
-    let copy = Copy { maildir: &maildir, makes: true, name, head: &file.head, body, again: true, doubted };
+    let within = maildir.parent();
+    let copy = Copy { maildir: &maildir, within, name, head: &file.head, body, again: true, doubted };
     let plain = |error: io::Error| (error, None);
     // Whoever has died may have been told of a failed sync: what the page cache says since proves nothing.
     let places = places(&maildir, name).map_err(plain)?;
@@ -195,24 +196,27 @@ pub(crate) fn path_of(copy: &MaildirFile) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&copy.dir))
 }
 
-/// Whose Maildir it is. If it `makes` them, directories that are missing in it are made where the user's own directory is there.
-fn ready(maildir: &Path, makes: bool) -> io::Result<(u32, u32)> {
-    let meta = match fs::metadata(maildir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && makes => {
-            let user = maildir.parent().unwrap_or(maildir);
-            make(maildir, &fs::metadata(user)?)?;
-            fs::metadata(maildir)?
-        }
-        other => other?,
-    };
+/// Whose Maildir it is. Directories that are missing are made `within` this one.
+fn ready(maildir: &Path, within: Option<&Path>) -> io::Result<(u32, u32)> {
+    let meta = there(maildir, within)?;
     for name in ["tmp", "new", "cur"] {
-        let path = maildir.join(name);
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && makes => make(&path, &meta)?,
-            other => other.map(|_| ())?,
-        }
+        there(&maildir.join(name), within)?;
     }
     Ok((meta.uid(), meta.gid()))
+}
+
+/// A directory, made with those above it, and with their owner, if it is missing `within` this one.
+fn there(path: &Path, within: Option<&Path>) -> io::Result<fs::Metadata> {
+    match fs::metadata(path) {
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && within.is_some_and(|within| path != within && path.starts_with(within)) =>
+        {
+            make(path, &there(path.parent().unwrap_or(path), within)?)?;
+            fs::metadata(path)
+        }
+        other => other,
+    }
 }
 
 fn make(directory: &Path, owner: &fs::Metadata) -> io::Result<()> {
@@ -318,7 +322,7 @@ fn compare(copy: &Copy<'_>, path: &Path) -> io::Result<Found> {
 
 /// Writes a torn copy anew, in its place.
 fn replace(copy: &Copy<'_>, path: &Path) -> io::Result<InMaildir> {
-    let owner = ready(copy.maildir, copy.makes)?;
+    let owner = ready(copy.maildir, copy.within)?;
     let (mut file, tmp) = named(copy)?;
     let result = write(copy, &mut file, owner).and_then(|()| {
         file.sync_all()?;

@@ -28,6 +28,8 @@ use crate::vpopmail::Vpopmail;
 pub struct QmailLocal {
     /// The domains' users.
     pub vpopmail: Vpopmail,
+    /// vpopmail's domains.
+    pub domains: PathBuf,
     /// Home of user alias.
     pub alias: PathBuf,
     /// What is done without a `.qmail` file or with an empty one, as in such a file.
@@ -66,8 +68,9 @@ impl QmailLocal {
         let &Letter { id, birth, record, again, doubted, head, body } = letter;
         let size = body.size() + head.len() as u64;
         let name = names::name(birth, id, record, nth, &self.me, size);
-        let Target { dir, own } = target;
-        let copy = Copy { maildir: dir, makes: *own, name: name.as_ref(), head, body, again, doubted };
+        let Target { dir, domain } = target;
+        let copy =
+            Copy { maildir: dir, within: domain.as_deref(), name: name.as_ref(), head, body, again, doubted };
         maildir::deliver(&copy).map_err(|error| maildir_trouble(dir, &error))
     }
 }

@@ -61,8 +61,10 @@ pub struct Host {
     pub auth: Auth,
     /// The scanners that simscan asks.
     pub scanners: Scanners,
-    /// Programs run for SMTP sessions.
+    /// Programs of SMTP sessions and of deliveries.
     pub programs: Programs,
+    /// Whose rights the host has.
+    pub users: Users,
     #[serde(skip)]
     home: PathBuf,
     #[serde(skip)]
@@ -231,6 +233,14 @@ pub struct Resolver {
     pub cache: u64,
 }
 
+/// Whose rights the host has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Users {
+    /// The account that runs the host when root has started it, or its number; `None`: whom `run/` or the home belongs to.
+    pub host: Option<String>,
+}
+
 /// Delivery to other hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -261,6 +271,7 @@ impl Default for Host {
             auth: Auth::default(),
             scanners: Scanners::default(),
             programs: Programs::default(),
+            users: Users::default(),
             home: ".".into(),
             places: Places::default(),
         }
@@ -475,6 +486,7 @@ impl Host {
             (field, _) => list.add(field, value),
         });
         self.programs.settings(&mut |field, value| list.add(field, value));
+        list.add("users.host", self.users.host.as_deref().unwrap_or("the owner of run/ or of the home"));
         list.settings
     }
 }

@@ -106,6 +106,14 @@ impl Configuration {
     }
 }
 
+/// What was made while the host still had the rights to.
+pub struct Prepared {
+    /// Bound for the services.
+    pub sockets: Sockets,
+    /// Delivers with the rights of users.
+    pub spawner: Spawner,
+}
+
 /// The services of `host`, in the order of starting: those that others need come first.
 ///
 pub fn services(
@@ -115,7 +123,7 @@ pub fn services(
     recorder: &PrometheusHandle,
     tree: &Tree,
     disk: Disk,
-    spawner: Spawner,
+    Prepared { sockets, spawner }: Prepared,
     hold: bool,
 ) -> (Vec<ServiceSpec>, Queue) {
     let paths = host.paths();
@@ -132,7 +140,7 @@ pub fn services(
     let messages = Queue::new(Arc::new(disk), trigger, pool.clone(), paths.journal_id);
     let front = Front::new(&host, messages.clone());
     let shared = Shared {
-        sockets: Sockets::default(),
+        sockets,
         front,
         queue: messages.clone(),
         pool,
@@ -301,6 +309,7 @@ fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {
                     pool: shared.pool,
                     local: QmailLocal {
                         vpopmail: shared.front.users.vpopmail.clone(),
+                        domains: paths.domains,
                         alias: paths.alias,
                         defaultdelivery: DEFAULTDELIVERY.to_owned(),
                         me: controls.me.clone(),

@@ -6,6 +6,7 @@
 #[macro_use]
 mod output;
 
+mod account;
 mod adopt;
 pub mod boot;
 pub mod command;

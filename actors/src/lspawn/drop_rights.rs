@@ -4,16 +4,16 @@
 //! `users/cdb` counts for other users than the host's own only where the host's user cannot change it. Nobody delivers as root.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use mailtree_protocols::report::Report;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid};
 use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 use super::settings::Settings;
 use crate::qmail_local::{Home, QmailLocal, unread};
+use crate::rights::become_user;
 
 /// Finds whose delivery it is and gives up every other right, for good. The home is the working directory then.
 pub(super) fn to_deliver(settings: &Settings, local: &QmailLocal, recipient: &[u8]) -> Result<Home, Report> {
@@ -36,7 +36,7 @@ pub(super) fn to_deliver(settings: &Settings, local: &QmailLocal, recipient: &[u
         if home.uid == 0 || home.gid == 0 {
             return Err(Report::deferral("Not allowed to perform deliveries as root.\n"));
         }
-        become_user(home.uid, home.gid).map_err(unread)?;
+        become_user(Uid::from_raw(home.uid), &[Gid::from_raw(home.gid)]).map_err(unread)?;
     } else if home.uid != own.as_raw() && !owns(&home.dir, own.as_raw()) {
         return Err(Report::deferral(format!(
             "This host does not run as root: it cannot deliver with the rights of uid {}. (#4.3.5)\n",
@@ -54,20 +54,6 @@ pub(super) fn to_deliver(settings: &Settings, local: &QmailLocal, recipient: &[u
 
 fn owns(dir: &Path, uid: u32) -> bool {
     fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid)
-}
-
-/// This user and this group, and no other, and no way back.
-fn become_user(uid: u32, gid: u32) -> io::Result<()> {
-    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    setgroups(&[group])?;
-    setresgid(group, group, group)?;
-    setresuid(user, user, user)?;
-    let ids = nix::unistd::getresuid()?;
-    let back = nix::unistd::setuid(Uid::from_raw(0)).is_ok();
-    if back || ids.real != user || ids.effective != user || ids.saved != user {
-        return Err(io::Error::other("unable to give up root"));
-    }
-    Ok(())
 }
 
 /// Whether a file, and every directory above it, is out of reach for this user. Root can change everything.

@@ -17,6 +17,8 @@ pub struct Settings {
     pub control: PathBuf,
     /// Who has which addresses.
     pub users_cdb: PathBuf,
+    /// vpopmail's domains.
+    pub domains: PathBuf,
     /// Home of user alias.
     pub alias: PathBuf,
     /// What is done without a `.qmail` file or with an empty one.
@@ -32,10 +34,11 @@ pub struct Settings {
 impl Settings {
     /// For one delivery.
     pub(super) fn qmail_local(&self) -> QmailLocal {
-        let Self { control, users_cdb, alias, defaultdelivery, me, .. } = self.clone();
+        let Self { control, users_cdb, domains, alias, defaultdelivery, me, .. } = self.clone();
         let control = Arc::new(Control::new(control));
         QmailLocal {
             vpopmail: Vpopmail::new(control, CdbFiles::default(), users_cdb, alias.clone()),
+            domains,
             alias,
             defaultdelivery,
             me,

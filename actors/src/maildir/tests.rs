@@ -20,7 +20,7 @@ impl Home {
         let maildir = self.maildir();
         super::deliver(&Copy {
             maildir: &maildir,
-            makes: true,
+            within: self.0.path().parent(),
             name: OsStr::new(NAME),
             head: b"Head: x\n",
             body: &body,
@@ -60,7 +60,7 @@ fn missing_directories_are_made_when_the_user_has_one() {
     let body = Body::open(Path::new("/dev/null")).unwrap();
     let copy = Copy {
         maildir: &nobody,
-        makes: true,
+        within: None,
         name: OsStr::new(NAME),
         head: b"",
         body: &body,

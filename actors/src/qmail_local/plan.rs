@@ -11,7 +11,7 @@ use mailtree_config::changes::{QUIET, is_younger};
 use mailtree_config::regular;
 use mailtree_protocols::address;
 use mailtree_protocols::dotqmail::{self, Candidate, Instruction, UnknownUser};
-use mailtree_protocols::qmail_local::{one_line, sender::newsender};
+use mailtree_protocols::qmail_local::{MAX_REPORT, one_line, sender::newsender};
 use mailtree_protocols::report::Report;
 use mailtree_protocols::vpasswd::flag;
 
@@ -21,6 +21,9 @@ use crate::queue::Body;
 
 /// Longest header that is searched for a loop, in bytes.
 const MAX_HEADER: u64 = 1024 * 1024;
+
+/// Longest text of an administrator's that is read, in bytes.
+const MAX_TEXT: u64 = 64 * 1024;
 
 /// What is to be done, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,9 +59,10 @@ pub(crate) enum Step {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) dir: PathBuf,
-    /// It is that of a user of vpasswd: what is missing of it is made. Not so what a `.qmail` file names or means, which may be
-    /// half a line, or an empty file that is about to be written: nobody would read what is delivered there.
-    pub(crate) own: bool,
+    /// It is that of a user of vpasswd, in this domain's directory: what is missing of it below that is made. Not so what a
+    /// `.qmail` file names or means, which may be half a line, or an empty file that is about to be written: nobody would read
+    /// what is delivered there.
+    pub(crate) domain: Option<PathBuf>,
 }
 
 /// What has been done, as the report counts it: files, addresses, programs. What vdelivermail does is one program.
@@ -172,14 +176,17 @@ impl QmailLocal {
         let found = self.vpopmail.user_in(&home.dir, &user).map_err(|error| trouble(&error))?;
         let Some(entry) = found else {
             match unknown {
-                UnknownUser::Bounce => return Err(no_mailbox()),
+                UnknownUser::Bounce => {
+                    let text = said(&[&home.dir, &self.domains], ".no-user.msg");
+                    return Err(text.map_or_else(no_mailbox, Report::failure));
+                }
                 UnknownUser::Delete => (),
                 UnknownUser::Forward(to) => steps.push(Step::Forward(to)),
                 UnknownUser::Directory(dir) => {
                     let dir = path(&dir);
                     let is_maildir = dir.join("new").is_dir();
-                    let dir = if is_maildir { dir } else { dir.join("Maildir") };
-                    steps.push(Step::Maildir(Target { dir, own: false }));
+                    let maildir = if is_maildir { dir.clone() } else { dir.join("Maildir") };
+                    user_dotqmail(&dir, Target { dir: maildir, domain: None }, steps)?;
                 }
             }
             return Ok(());
@@ -191,16 +198,34 @@ impl QmailLocal {
             )));
         }
         let dir = path(&entry.dir);
-        match read_dotqmail(&dir.join(".qmail"))? {
-            Some(Some(lines)) if !lines.is_empty() => {
-                for line in lines {
-                    steps.extend(step(&dir, line)?);
-                }
-            }
-            _ => steps.push(Step::Maildir(Target { dir: dir.join("Maildir"), own: true })),
-        }
-        Ok(())
+        let maildir = Target { dir: dir.join("Maildir"), domain: Some(home.dir.clone()) };
+        user_dotqmail(&dir, maildir, steps)
     }
+}
+
+/// What the `.qmail` file in a virtual user's directory says, or his Maildir. A file of comments alone delivers nothing.
+fn user_dotqmail(dir: &Path, maildir: Target, steps: &mut Vec<Step>) -> Result<(), Report> {
+    let Some(Some(lines)) = read_dotqmail(&dir.join(".qmail"))? else {
+        steps.push(Step::Maildir(maildir));
+        return Ok(());
+    };
+    for line in lines {
+        match line {
+            Instruction::Mbox(file) => {
+                let file = String::from_utf8_lossy(&file).into_owned();
+                return Err(Report::deferral(format!("can't handle mbox delivery for {file}\n")));
+            }
+            other => steps.extend(step(dir, other)?),
+        }
+    }
+    Ok(())
+}
+
+/// The text in the first of these directories that has a file of this name.
+fn said(directories: &[&PathBuf], name: &str) -> Option<String> {
+    let read = |dir: &&PathBuf| regular::read(&dir.join(name), MAX_TEXT).ok().flatten();
+    let text = directories.iter().find_map(read)?;
+    Some(String::from_utf8_lossy(&text[..text.len().min(MAX_REPORT)]).into_owned())
 }
 
 fn check_home(home: &Path) -> Result<(), Report> {
@@ -278,7 +303,7 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
 
 fn step(home: &Path, instruction: Instruction) -> Result<Option<Step>, Report> {
     Ok(Some(match instruction {
-        Instruction::Maildir(dir) => Step::Maildir(Target { dir: home.join(path(&dir)), own: false }),
+        Instruction::Maildir(dir) => Step::Maildir(Target { dir: home.join(path(&dir)), domain: None }),
         Instruction::Forward(to) => Step::Forward(to),
         Instruction::Mbox(file) => Step::Mbox(home.join(path(&file))),
         Instruction::Program(command) => Step::Program(command, home.to_owned()),

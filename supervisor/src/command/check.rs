@@ -175,7 +175,7 @@ fn examine(home: &Path) -> Findings {
     let read = [home.join("host.ron"), home.join("tcp.smtp.cdb"), paths.control.clone(), paths.users.clone()];
     // Below a domain its users' directories and their `.qmail` files.
     let read = [&read[..], &[paths.domains.clone(), paths.alias.clone()]].concat();
-    for (path, text) in permissions::unreadable(home, &read) {
+    for (path, text) in host.iter().flat_map(|host| permissions::unreadable(host, &read)) {
         found.problem(path, text);
     }
     found.queue(&paths);

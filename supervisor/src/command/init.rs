@@ -12,6 +12,7 @@ use mailtree_protocols::queue::{Dir, Layout};
 use mailtree_protocols::{assign, tcprules};
 use rustix::fs::{CWD, Mode};
 
+use crate::account::Account;
 use crate::durable::{self, DirLock, Owner};
 use crate::failure::{Doing, Failure};
 use crate::output;
@@ -319,7 +320,14 @@ impl Plan {
         let rules = rules.map_err(|error| Failure::permanent(error.to_string()))?;
         durable::create(&home.join("tcp.smtp"), TCP_SMTP.as_bytes(), 0o644, owner)?;
         durable::create(&home.join("tcp.smtp.cdb"), &rules, 0o644, owner)?;
-        durable::create(&home.join(FILE), self.host_ron.as_bytes(), 0o644, owner)?;
+        let account = if rustix::process::geteuid().is_root() { Account::for_new_home(home) } else { None };
+        let mut host_ron = self.host_ron;
+        if let Some(account) = &account {
+            let named = format!("    users: (host: \"{}\"),\n", account.name);
+            host_ron = host_ron.replace("    // users: (host: None),\n", &named);
+            account.take_over(&paths)?;
+        }
+        durable::create(&home.join(FILE), host_ron.as_bytes(), 0o644, owner)?;
         durable::sync_dir(home)?;
         Ok(Report {
             home: home.to_owned(),
@@ -452,6 +460,9 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
 
     // What goes to standard output. format: classic (qmail's lines) or json; level: error warn info debug trace.
     // log: (format: classic, level: "info"),
+
+    // Who runs the host when root has started it: an account or a number. None: whom run/ or the home belongs to.
+    // users: (host: None),
 
     // A stop may take this long: sessions and deliveries that still run then are cut.
     // grace: "20s",

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mailtree_actors::exporter;
+use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Format, Lines, log_panics};
 use mailtree_actors::lspawn::{self, Spawner};
 use mailtree_actors::qmail_local::Limits;
@@ -21,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::account::Account;
 use crate::boot;
 use crate::command::init;
 use crate::control::lock;
@@ -89,8 +91,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let disk = Disk::open(&paths.queue)
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     // Before there is a second thread.
-    let spawner = Spawner::start(&spawner_settings(&host, &paths))
-        .map_err(|error| Failure::temporary(format!("unable to start qmail-lspawn: {error}")))?;
+    let prepared = prepare(&host, &paths)?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
@@ -109,7 +110,9 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     log_panics();
     let grace = host.grace;
     if rustix::process::geteuid().is_root() {
-        tracing::warn!("warning: running as root; let no untrusted user write into a Maildir");
+        tracing::warn!(
+            "warning: running as root, for nobody else is named who could: see users.host in README"
+        );
     }
     for said in rules::not_in_force(&host) {
         tracing::warn!("warning: {said}");
@@ -135,7 +138,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             }
             elsewhere::programs(&host).iter().for_each(|said| tracing::warn!("warning: {said}"));
         }
-        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, spawner, hold);
+        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, prepared, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
             ..Options::default()
@@ -172,15 +175,47 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     }
 }
 
-fn spawner_settings(host: &Host, paths: &Paths) -> lspawn::Settings {
+/// What takes root: ports, files of others, a process for users' rights. Then root is given up, if there is anybody else.
+fn prepare(host: &Host, paths: &Paths) -> Result<boot::Prepared, Failure> {
+    let sockets = Sockets::default();
+    let account = if rustix::process::geteuid().is_root() { Account::of_host(host)? } else { None };
+    if let Some(account) = &account {
+        if !account.reaches(&paths.host_ron) {
+            let (home, name) = (paths.home.display(), &account.name);
+            return Err(Failure::permanent(format!(
+                "{home}: user {name}, who is to run this host, cannot get there; allowed: a home below directories that \
+                 everybody may search, or another users.host"
+            )));
+        }
+        account.take_over(paths)?;
+        for (service, address) in host
+            .services
+            .iter()
+            .flat_map(|(name, service)| service.listen().iter().map(move |address| (name, *address)))
+        {
+            // What cannot be bound now is tried again, and said, by the service.
+            sockets.bind(service, address).unwrap_or(());
+        }
+    }
+    let user = account.as_ref().map_or(rustix::process::geteuid().as_raw(), |account| account.user.as_raw());
+    let spawner = Spawner::start(&spawner_settings(host, paths, user))
+        .map_err(|error| Failure::temporary(format!("unable to start qmail-lspawn: {error}")))?;
+    if let Some(account) = account {
+        account.become_him()?;
+    }
+    Ok(boot::Prepared { sockets, spawner })
+}
+
+fn spawner_settings(host: &Host, paths: &Paths, user: u32) -> lspawn::Settings {
     let programs = &host.programs;
     lspawn::Settings {
         control: paths.control.clone(),
         users_cdb: paths.users.join("cdb"),
+        domains: paths.domains.clone(),
         alias: paths.alias.clone(),
         defaultdelivery: boot::DEFAULTDELIVERY.to_owned(),
         me: first_line(&paths.control.join("me")),
-        host: rustix::process::geteuid().as_raw(),
+        host: user,
         limits: Limits {
             memory: if programs.memory == 0 { u64::MAX } else { programs.memory },
             files: programs.files,
