@@ -1,7 +1,7 @@
 //! What qmail-send's spawner and the process that delivers with users' rights say to each other, packet by packet, as
 //! qmail-send and qmail-lspawn do: fields that end in NUL. No field holds one.
 
-use crate::queue::MessageId;
+use crate::queue::{Dir, MessageId};
 use crate::report::Class;
 
 /// Longest packet in bytes: two addresses as long as the queue takes them, and numbers.
@@ -29,6 +29,17 @@ pub struct Request {
     pub recipient: Vec<u8>,
 }
 
+/// What is asked of the spawner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// A delivery.
+    Deliver(Request),
+    /// The open file that comes along is in this directory of the queue: it gets its owner and group.
+    Give(Dir),
+    /// It gets this time of change, in microseconds since 1970.
+    SetMtime(u64),
+}
+
 /// What comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -49,13 +60,45 @@ pub enum Answer {
 #[error("a packet of the spawner's that cannot be read")]
 pub struct Mangled;
 
-impl Request {
+impl Order {
     /// As a packet. `None`: it is too long, or an address holds a NUL.
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Deliver(request) => request.encode(),
+            Self::Give(dir) => Some(format!("g{}\0", dir.name()).into_bytes()),
+            Self::SetMtime(micros) => Some(format!("m{micros}\0").into_bytes()),
+        }
+    }
+
+    /// Reads a packet.
+    ///
+    /// # Errors
+    /// [`Mangled`].
+    pub fn decode(packet: &[u8]) -> Result<Self, Mangled> {
+        let (&kind, rest) = packet.split_first().ok_or(Mangled)?;
+        let rest = rest.strip_suffix(b"\0").ok_or(Mangled)?;
+        match kind {
+            b'd' => Request::decode(rest).map(Self::Deliver),
+            b'g' => {
+                let dir = Dir::ALL.into_iter().find(|dir| dir.name().as_bytes() == rest);
+                dir.map(Self::Give).ok_or(Mangled)
+            }
+            b'm' => number(rest).map(Self::SetMtime).ok_or(Mangled),
+            _ => Err(Mangled),
+        }
+    }
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+impl Request {
+    fn encode(&self) -> Option<Vec<u8>> {
         let Self { id, birth, record, again, doubted, sender, recipient } = self;
         let flags = u8::from(*again) | u8::from(*doubted) << 1;
-        let mut packet = format!("{}\0{birth}\0{record}\0{flags}\0", id.0).into_bytes();
+        let mut packet = format!("d{}\0{birth}\0{record}\0{flags}\0", id.0).into_bytes();
         for address in [sender, recipient] {
             if address.contains(&0) {
                 return None;
@@ -66,15 +109,9 @@ impl Request {
         (packet.len() <= MAX).then_some(packet)
     }
 
-    /// Reads a packet.
-    ///
-    /// # Errors
-    /// [`Mangled`].
-    pub fn decode(packet: &[u8]) -> Result<Self, Mangled> {
-        let packet = packet.strip_suffix(b"\0").ok_or(Mangled)?;
-        let fields: Vec<&[u8]> = packet.split(|byte| *byte == 0).collect();
+    fn decode(fields: &[u8]) -> Result<Self, Mangled> {
+        let fields: Vec<&[u8]> = fields.split(|byte| *byte == 0).collect();
         let &[id, birth, record, flags, sender, recipient] = fields.as_slice() else { return Err(Mangled) };
-        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
         let flags = number(flags).filter(|flags| *flags < 4).ok_or(Mangled)?;
         Ok(Self {
             id: MessageId(number(id).ok_or(Mangled)?),
@@ -146,8 +183,9 @@ mod tests {
     #[test]
     fn requests_come_as_they_were_sent() {
         let doubted = Request { again: false, doubted: true, sender: b"a b@c".to_vec(), ..request() };
-        for request in [request(), doubted] {
-            assert_eq!(Request::decode(&request.encode().unwrap()), Ok(request));
+        let deliver = [request(), doubted].map(Order::Deliver);
+        for order in deliver.into_iter().chain([Order::Give(Dir::Mess), Order::SetMtime(17)]) {
+            assert_eq!(Order::decode(&order.encode().unwrap()), Ok(order));
         }
         assert_eq!(Request { sender: b"a\0b".to_vec(), ..request() }.encode(), None);
         assert_eq!(Request { sender: vec![b'a'; MAX], ..request() }.encode(), None);
@@ -180,7 +218,11 @@ mod tests {
             b"1\02\03\00\0a\0b",
             b"1\02\03\00\0a\0b\0c\0",
         ] {
-            assert_eq!(Request::decode(packet), Err(Mangled), "{}", packet.escape_ascii());
+            let packet = [b"d", packet].concat();
+            assert_eq!(Order::decode(&packet), Err(Mangled), "{}", packet.escape_ascii());
+        }
+        for packet in [&b""[..], b"g", b"gmess", b"gpid\0", b"g../mess\0", b"m\0", b"m-1\0", b"x\0"] {
+            assert_eq!(Order::decode(packet), Err(Mangled), "{}", packet.escape_ascii());
         }
         for packet in [&b""[..], b"bx", b"fa\0b", b"k", b"\0"] {
             assert_eq!(Answer::decode(packet), Err(Mangled), "{}", packet.escape_ascii());

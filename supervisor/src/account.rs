@@ -11,6 +11,7 @@ use mailtree_config::Host;
 use mailtree_config::host::Paths;
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
+use crate::durable::Owner;
 use crate::failure::{Doing as _, Failure};
 
 /// The account that packages make for the host.
@@ -99,6 +100,20 @@ impl Account {
             Err(_) => numbers.into_iter().find(free).and_then(|uid| Self::named(&uid.to_string()).ok()),
         };
         account.filter(|account| account.reaches(home))
+    }
+
+    /// Makes him a member of these groups, too.
+    pub(crate) fn join(&mut self, groups: &[u32]) {
+        for group in groups.iter().map(|group| Gid::from_raw(*group)) {
+            if !self.groups.contains(&group) {
+                self.groups.push(group);
+            }
+        }
+    }
+
+    /// Who owns what he makes.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { uid: self.user.as_raw(), gid: self.group().as_raw() }
     }
 
     /// His own group.

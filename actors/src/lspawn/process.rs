@@ -13,8 +13,8 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mailtree_protocols::lspawn::{Answer, MAX, Request};
-use mailtree_protocols::report::Report;
+use mailtree_protocols::lspawn::{Answer, MAX, Order};
+use mailtree_protocols::report::{Class, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{
@@ -60,13 +60,19 @@ pub fn run() -> io::Result<()> {
     let told = receive(&requests, &mut buffer, RecvFlags::empty())
         .map_err(|error| io::Error::new(error.kind(), format!("only a host starts this: {error}")))?;
     let Some((_, files)) = told else { return Ok(()) };
-    let [file] = <[OwnedFd; 1]>::try_from(files).map_err(|_| io::ErrorKind::InvalidData)?;
+    let mut files = files.into_iter();
+    let file = files.next().ok_or(io::ErrorKind::InvalidData)?;
+    // Whoever starts the queue's next host waits for it.
+    let lock = files.next();
     let mut text = Vec::new();
     File::from(file).take(MAX_SETTINGS).read_to_end(&mut text)?;
-    let settings = serde_json::from_slice(&text)?;
+    let settings: Settings = serde_json::from_slice(&text)?;
     block_signals()?;
     set_child_subreaper(Some(rustix::process::getpid())).unwrap_or(());
-    guard(&settings, requests, None)
+    let ended = guard(&settings, requests, None);
+    settings.queue.hand_back();
+    drop(lock);
+    ended
 }
 
 /// The signals that end a host are the host's: what it ends needs deliveries until then.
@@ -241,6 +247,10 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
         let mut buffer = vec![0; MAX];
         let Ok(received) = receive(&requests, &mut buffer, RecvFlags::DONTWAIT) else { continue };
         let Some((length, files)) = received else { return };
+        if buffer.first() != Some(&b'd') {
+            small_order(settings, &buffer[..length], files);
+            continue;
+        }
         match fork() {
             Ok(Forked::Parent(child)) => {
                 if let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty()) {
@@ -256,6 +266,23 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
             Err(_) => drop(files),
         }
     }
+}
+
+/// What takes no process of its own.
+fn small_order(settings: &Settings, packet: &[u8], files: Vec<OwnedFd>) {
+    let Ok([file, answers]) = <[OwnedFd; 2]>::try_from(files) else { return };
+    let file = File::from(file);
+    let done = match Order::decode(packet) {
+        Ok(Order::Give(dir)) => settings.queue.give(&file, dir),
+        Ok(Order::SetMtime(micros)) => settings.queue.set_mtime(&file, micros),
+        Ok(Order::Deliver(_)) | Err(_) => Err(io::ErrorKind::InvalidData.into()),
+    };
+    let answer = match done {
+        Ok(()) => Answer::Report(Class::Success, Vec::new()),
+        Err(error) => Answer::Report(Class::Deferral, error.to_string().into_bytes()),
+    };
+    // Nobody is waited for.
+    send(&answers, &answer.encode(), &[], SendFlags::DONTWAIT).unwrap_or(());
 }
 
 /// Answers the guard; false if there is none.
@@ -274,6 +301,7 @@ fn start_guard(settings: &Settings, requests: &OwnedFd) -> Option<OwnedFd> {
         Forked::Child => {
             drop(asked);
             drop(guard(settings, requests, Some((spawner, asking))));
+            settings.queue.hand_back();
             end(0);
         }
         Forked::Parent(_) => Some(asked),
@@ -299,8 +327,11 @@ fn delivery(settings: &Settings, packet: &[u8], files: Vec<OwnedFd>) {
     if say(&Answer::Begun).is_err() {
         return;
     }
-    let outcome = Request::decode(packet)
-        .map_err(|mangled| qmail_local::unread(io::Error::other(mangled)))
+    let request = match Order::decode(packet) {
+        Ok(Order::Deliver(request)) => Ok(request),
+        Ok(_) | Err(_) => Err(qmail_local::unread(io::ErrorKind::InvalidData.into())),
+    };
+    let outcome = request
         .and_then(|request| {
             let local = settings.qmail_local();
             let home = drop_rights::to_deliver(settings, &local, &request.recipient)?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cdb_files::CdbFiles;
 use crate::qmail_local::{Limits, QmailLocal};
 use crate::vpopmail::Vpopmail;
+use super::queue_rights::QueueRights;
 
 /// What the spawner is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub me: String,
     /// The user who runs the host: whoever has taken it over can change what this user can.
     pub host: u32,
+    /// A queue that is others'.
+    pub queue: QueueRights,
     /// What programs may use.
     pub limits: Limits,
 }

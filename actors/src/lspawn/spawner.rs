@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailtree_protocols::lspawn::{Answer, MAX, MAX_PACKETS, Request};
+use mailtree_protocols::lspawn::{Answer, MAX, MAX_PACKETS, Order, Request};
+use mailtree_protocols::queue::Dir;
 use mailtree_protocols::report::{Class, Report};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -19,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::packet::{pair, receive, send};
 use super::settings::Settings;
 use crate::program::memory;
+use crate::queue::disk::Rights;
 
 /// The name under which this binary is the spawner.
 pub const NAME: &str = "qmail-lspawn";
@@ -42,6 +45,12 @@ struct Inner {
     deadline: Duration,
 }
 
+impl std::fmt::Debug for Spawner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spawner")
+    }
+}
+
 /// What a delivery has come to, as far as it may be believed: it comes from a process with the rights of a user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Delivered {
@@ -52,14 +61,16 @@ pub(super) struct Delivered {
 }
 
 impl Spawner {
-    /// Starts it: this binary once more, under [`NAME`]. Before the host gives up root, if it ever has been.
+    /// Starts it: this binary once more, under [`NAME`]. Before the host gives up root, if it ever has been. `lock` stays locked
+    /// until it has ended.
     ///
     /// # Errors
     /// The system's.
-    pub fn start(settings: &Settings) -> io::Result<Self> {
+    pub fn start(settings: &Settings, lock: Option<&File>) -> io::Result<Self> {
         let (socket, theirs) = pair()?;
         let told = memory(&serde_json::to_vec(settings)?)?;
-        send(&socket, b"settings", &[told.as_fd()], SendFlags::empty())?;
+        let files: Vec<BorrowedFd<'_>> = [Some(&told), lock].into_iter().flatten().map(AsFd::as_fd).collect();
+        send(&socket, b"settings", &files, SendFlags::empty())?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0(NAME).current_dir("/").env_clear().stdin(theirs).stdout(Stdio::null());
         let child = command.spawn()?;
@@ -77,7 +88,7 @@ impl Spawner {
             tracing::warn!("warning: qmail-lspawn: {error}");
             Report::deferral("Unable to run qmail-local.\n")
         };
-        let packet = request.encode().ok_or_else(|| trouble(&"an address that is too long"))?;
+        let packet = Order::Deliver(request.clone()).encode().ok_or_else(|| trouble(&"an address that is too long"))?;
         let (answers, theirs) = pair().map_err(|error| trouble(&error))?;
         let deadline = Instant::now() + BEGIN;
         let sent = timeout_at(deadline, self.send(&packet, &message, &theirs)).await;
@@ -105,6 +116,46 @@ impl Spawner {
         let socket = socket.await?;
         let files = [message.as_fd(), answers.as_fd()];
         socket.async_io(Interest::WRITABLE, || send(socket, packet, &files, SendFlags::DONTWAIT)).await
+    }
+}
+
+impl Rights for Spawner {
+    fn give(&self, file: &File, dir: Dir) -> io::Result<()> {
+        self.ask(&Order::Give(dir), file)
+    }
+
+    fn set_mtime(&self, file: &File, micros: u64) -> io::Result<()> {
+        self.ask(&Order::SetMtime(micros), file)
+    }
+}
+
+impl Spawner {
+    /// Has something done to a file, and waits for it.
+    fn ask(&self, order: &Order, file: &File) -> io::Result<()> {
+        let packet = order.encode().ok_or(io::ErrorKind::InvalidInput)?;
+        let (answers, theirs) = pair()?;
+        ready(&self.0.socket, PollFlags::OUT)?;
+        send(&self.0.socket, &packet, &[file.as_fd(), theirs.as_fd()], SendFlags::DONTWAIT)?;
+        drop(theirs);
+        ready(&answers, PollFlags::IN)?;
+        let mut buffer = vec![0; MAX];
+        match receive(&answers, &mut buffer, RecvFlags::DONTWAIT)? {
+            Some((length, _)) => match Answer::decode(&buffer[..length]) {
+                Ok(Answer::Report(Class::Success, _)) => Ok(()),
+                Ok(Answer::Report(_, text)) => Err(io::Error::other(String::from_utf8_lossy(&text).into_owned())),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            },
+            None => Err(io::Error::other("qmail-lspawn died")),
+        }
+    }
+}
+
+/// Waits until a socket is ready, not for ever.
+fn ready(socket: &OwnedFd, what: PollFlags) -> io::Result<()> {
+    let timeout = Timespec { tv_sec: i64::try_from(BEGIN.as_secs()).unwrap_or(5), tv_nsec: 0 };
+    match poll(&mut [PollFd::new(socket, what)], Some(&timeout))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
     }
 }
 

@@ -21,7 +21,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Resource, Signal, getrlimit};
 use tokio::net::unix::pipe;
 
@@ -220,14 +220,13 @@ impl Program {
 }
 
 /// A file without a name that holds `bytes`, positioned at the start: what a program reads to the end however slowly,
-/// or not at all, while nobody has to write, and nobody can.
+/// or not at all, while nobody has to write.
 ///
 /// # Errors
 /// The system's, when there is no memory or no descriptor.
 pub fn memory(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("program", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    let mut file = File::from(memfd_create("program", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
-    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(file)
 }

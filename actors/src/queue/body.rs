@@ -1,10 +1,12 @@
 //! The content of a message, wherever it is.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 /// Bytes read at once.
 pub const CHUNK: usize = 64 * 1024;
@@ -34,7 +36,13 @@ impl Body {
     pub(crate) fn to_file(&self) -> io::Result<File> {
         let again = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         match &self.0 {
-            Held::Memory(bytes) => again(&crate::program::memory(bytes)?),
+            Held::Memory(bytes) => {
+                let mut file = File::from(memfd_create("mess", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+                file.write_all(bytes)?;
+                let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+                fcntl_add_seals(&file, seals)?;
+                again(&file)
+            }
             Held::File(file, _) => again(file),
         }
     }

@@ -17,12 +17,13 @@ mod sweep;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mailtree_protocols::queue::{Dir, Files, Layout, MessageId};
@@ -30,6 +31,7 @@ use rustix::fs::{Advice, CWD, RenameFlags};
 
 pub(super) use commit::{Arriving, Commit, Draft, Spill, Stored};
 pub(super) use place::{Content, Place};
+pub(crate) use place::set_mtime;
 pub(super) use read::holds_or_less;
 pub use read::{Survey, Surveyed, each, layout};
 pub(super) use settle::{End, Settle, Strike};
@@ -47,6 +49,23 @@ pub struct Disk {
     owners: HashMap<PathBuf, (u32, u32)>,
     drafts: AtomicU64,
     named: Mutex<HashSet<PathBuf>>,
+    /// Who gives files to their owners where this process cannot.
+    rights: OnceLock<Arc<dyn Rights>>,
+}
+
+/// Does to files of the queue what takes more rights than this process has: it is one of the group of theirs, and no more.
+pub trait Rights: fmt::Debug + Send + Sync {
+    /// Gives a file that this process made owner and group of what is in `dir`.
+    ///
+    /// # Errors
+    /// When that was not done.
+    fn give(&self, file: &File, dir: Dir) -> io::Result<()>;
+
+    /// Sets the time of change of a file of the queue, in microseconds since 1970.
+    ///
+    /// # Errors
+    /// When that was not done.
+    fn set_mtime(&self, file: &File, micros: u64) -> io::Result<()>;
 }
 
 /// What a batch must make durable before it goes on.
@@ -138,7 +157,13 @@ impl Disk {
             owners,
             drafts: AtomicU64::new(0),
             named: Mutex::default(),
+            rights: OnceLock::new(),
         })
+    }
+
+    /// From now on this process has not the rights of the queue's owners, and asks for them.
+    pub fn without_rights(&self, rights: Arc<dyn Rights>) {
+        drop(self.rights.set(rights));
     }
 
     /// The queue directory itself.
@@ -185,12 +210,27 @@ impl Disk {
     /// A new file at `path` for `dir`, with owner and group of `dir`'s directory for `id`.
     fn create(&self, path: &Path, dir: Dir, id: MessageId) -> io::Result<File> {
         let file = OpenOptions::new().write(true).create_new(true).mode(dir.mode()).open(path)?;
-        self.give(&file, &self.path(dir, id))?;
+        self.give(&file, dir, &self.path(dir, id))?;
         Ok(file)
     }
 
-    /// Gives `file` owner and group of the directory that `path` is in; only root can.
-    fn give(&self, file: &File, path: &Path) -> io::Result<()> {
+    /// Sets the mtime of `file`, in microseconds since 1970.
+    fn set_mtime(&self, file: &File, micros: u64) -> io::Result<()> {
+        match (place::set_mtime(file, micros), self.rights.get()) {
+            (Err(error), Some(rights)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                rights.set_mtime(file, micros)
+            }
+            (set, _) => set,
+        }
+    }
+
+    /// Gives `file`, of `dir`, owner and group of the directory that `path` is in; only root can, or whoever is asked.
+    fn give(&self, file: &File, dir: Dir, path: &Path) -> io::Result<()> {
+        if let Some(rights) = self.rights.get() {
+            // The group must be able to do what this process has to do with it later.
+            file.set_permissions(PermissionsExt::from_mode(dir.mode() | 0o060))?;
+            return rights.give(file, dir);
+        }
         if !rustix::process::geteuid().is_root() {
             return Ok(());
         }
@@ -301,7 +341,7 @@ pub(super) fn begin_writeback(file: &File) {
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed).unwrap_or(());
 }
 
-fn named(path: &Path, error: &io::Error) -> io::Error {
+pub(crate) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 

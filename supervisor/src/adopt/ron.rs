@@ -2,6 +2,9 @@
 
 use std::fmt::Display;
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use nix::unistd::{Uid, User};
 
 use super::smtp::Found;
 use super::{Old, Options, shown};
@@ -45,12 +48,33 @@ pub(super) fn host_ron(old: &Old, found: &Found, options: &Options) -> Result<St
          (\n    \
              // Where control/ queue/ users/ alias/ are, and domains/.\n    \
              qmail_home: {qmail},\n    \
-             vpopmail_home: {vpopmail},\n\n    \
+             vpopmail_home: {vpopmail},\n\n{users}    \
              services: {{\n{services}        \
                  // Prometheus; the old host had none.\n        \
                  \"metrics\": metrics(listen: \"127.0.0.1:{metrics}\"),\n    \
              }},\n)\n",
         qmail = quoted(&old.qmail.to_string_lossy()),
         vpopmail = quoted(&old.vpopmail.to_string_lossy()),
+        users = users(old),
     ))
+}
+
+/// Who is to run the host when root starts it: whom the virtual domains belong to, whose passwords and Maildirs it works with;
+/// without any, qmail-send's user. Nothing where the files are a copy, which may belong to anybody.
+fn users(old: &Old) -> String {
+    if !old.is_live() {
+        return String::new();
+    }
+    for place in [old.vpopmail.join("domains"), old.qmail.join("queue/info")] {
+        let owner = std::fs::metadata(&place).map(|meta| meta.uid()).ok().filter(|uid| *uid != 0);
+        let Some(uid) = owner else { continue };
+        let account = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let name = account.map_or_else(|| uid.to_string(), |account| account.name);
+        let (name, place) = (quoted(&name), shown(&place.to_string_lossy()));
+        return format!(
+            "    // Whose rights the host has when root has started it: {place} belongs to him.\n    \
+             users: (host: {name}),\n\n"
+        );
+    }
+    String::new()
 }

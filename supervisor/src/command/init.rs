@@ -309,18 +309,20 @@ impl Plan {
         let host = Host::parse(home, &self.host_ron)?;
         let paths = host.paths();
         let owner = Owner::own();
+        let account = if rustix::process::geteuid().is_root() { Account::for_new_home(home) } else { None };
+        // What the host writes, and what it only obeys.
+        let host = account.as_ref().map_or(owner, Account::owner);
         self.control(&paths, owner)?;
-        queue(&paths.queue, owner)?;
+        queue(&paths.queue, host)?;
         users(&paths, owner)?;
-        self.alias(&paths, owner)?;
-        durable::create_dir(&paths.domains, 0o755, owner)?;
-        durable::create_dir(&paths.run, 0o700, owner)?;
+        self.alias(&paths, host)?;
+        durable::create_dir(&paths.domains, 0o755, host)?;
+        durable::create_dir(&paths.run, 0o700, host)?;
         let user = self.domain(&paths)?;
         let rules = tcprules::parse(TCP_SMTP.as_bytes()).and_then(|rules| tcprules::compile(&rules));
         let rules = rules.map_err(|error| Failure::permanent(error.to_string()))?;
         durable::create(&home.join("tcp.smtp"), TCP_SMTP.as_bytes(), 0o644, owner)?;
         durable::create(&home.join("tcp.smtp.cdb"), &rules, 0o644, owner)?;
-        let account = if rustix::process::geteuid().is_root() { Account::for_new_home(home) } else { None };
         let mut host_ron = self.host_ron;
         if let Some(account) = &account {
             let named = format!("    users: (host: \"{}\"),\n", account.name);

@@ -5,18 +5,20 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mailtree_actors::exporter;
 use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Format, Lines, log_panics};
-use mailtree_actors::lspawn::{self, Spawner};
+use mailtree_actors::lspawn::{self, QueueRights, Spawner};
 use mailtree_actors::qmail_local::Limits;
 use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::{Disk, owner_of_send};
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
 use mailtree_config::regular;
+use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -40,6 +42,9 @@ const BLOCKING: usize = 32;
 
 /// How long `up` waits for the services before it says what is up.
 const READY: Duration = Duration::from_secs(60);
+
+/// How long an earlier host's process may still have the queue's lock.
+const HANDING_BACK: Duration = Duration::from_secs(2);
 
 /// `up [--hold]`
 #[derive(Debug, clap::Args)]
@@ -87,11 +92,11 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     prepare_process();
     crash::arm_from_env().map_err(Failure::permanent)?;
     let _host = lock(home).map_err(|error| Failure::temporary(error.to_string()))?;
-    let _queue = lock_queue(&paths)?;
+    let queue_lock = lock_queue(&paths)?;
     let disk = Disk::open(&paths.queue)
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     // Before there is a second thread.
-    let prepared = prepare(&host, &paths)?;
+    let prepared = prepare(&host, &paths, &disk, &queue_lock)?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
@@ -176,10 +181,11 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
 }
 
 /// What takes root: ports, files of others, a process for users' rights. Then root is given up, if there is anybody else.
-fn prepare(host: &Host, paths: &Paths) -> Result<boot::Prepared, Failure> {
+fn prepare(host: &Host, paths: &Paths, disk: &Disk, lock: &File) -> Result<boot::Prepared, Failure> {
     let sockets = Sockets::default();
-    let account = if rustix::process::geteuid().is_root() { Account::of_host(host)? } else { None };
-    if let Some(account) = &account {
+    let mut account = if rustix::process::geteuid().is_root() { Account::of_host(host)? } else { None };
+    let mut others = None;
+    if let Some(account) = &mut account {
         if !account.reaches(&paths.host_ron) {
             let (home, name) = (paths.home.display(), &account.name);
             return Err(Failure::permanent(format!(
@@ -188,6 +194,12 @@ fn prepare(host: &Host, paths: &Paths) -> Result<boot::Prepared, Failure> {
             )));
         }
         account.take_over(paths)?;
+        if let Some(mut rights) = QueueRights::of(&paths.queue, account.user.as_raw()).doing("look at", &paths.queue)? {
+            let groups = rights.groups().map_err(|error| Failure::permanent(error.to_string()))?;
+            account.join(&groups);
+            rights.let_group_in().doing("open to its group", &paths.queue)?;
+            others = Some(rights);
+        }
         for (service, address) in host
             .services
             .iter()
@@ -198,8 +210,13 @@ fn prepare(host: &Host, paths: &Paths) -> Result<boot::Prepared, Failure> {
         }
     }
     let user = account.as_ref().map_or(rustix::process::geteuid().as_raw(), |account| account.user.as_raw());
-    let spawner = Spawner::start(&spawner_settings(host, paths, user))
+    let settings =
+        lspawn::Settings { queue: others.clone().unwrap_or_default(), ..spawner_settings(host, paths, user) };
+    let spawner = Spawner::start(&settings, others.as_ref().map(|_| lock))
         .map_err(|error| Failure::temporary(format!("unable to start qmail-lspawn: {error}")))?;
+    if others.is_some() {
+        disk.without_rights(Arc::new(spawner.clone()));
+    }
     if let Some(account) = account {
         account.become_him()?;
     }
@@ -216,6 +233,7 @@ fn spawner_settings(host: &Host, paths: &Paths, user: u32) -> lspawn::Settings {
         defaultdelivery: boot::DEFAULTDELIVERY.to_owned(),
         me: first_line(&paths.control.join("me")),
         host: user,
+        queue: QueueRights::default(),
         limits: Limits {
             memory: if programs.memory == 0 { u64::MAX } else { programs.memory },
             files: programs.files,
@@ -239,10 +257,18 @@ fn lock_queue(paths: &Paths) -> Result<File, Failure> {
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = regular::open_as(&mut options, &path).doing("open", &path)?;
     give_to_send(&file, &paths.queue, &path);
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let path = path.display();
-        Failure::temporary(format!("cannot start: qmail-send is already running: {path} is locked"))
-    })?;
+    let begun = Instant::now();
+    // What handed the queue back to its owners may just be at the end of that.
+    let patience = if rustix::process::geteuid().is_root() { HANDING_BACK } else { Duration::ZERO };
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if begun.elapsed() >= patience {
+            let path = path.display();
+            return Err(Failure::temporary(format!(
+                "cannot start: qmail-send is already running: {path} is locked"
+            )));
+        }
+        rustix::event::poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })).unwrap_or(0);
+    }
     Ok(file)
 }
 

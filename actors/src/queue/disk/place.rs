@@ -53,7 +53,7 @@ impl Place {
             }
             let (mut file, from) = spare.open(disk)?;
             file.write_all(body)?;
-            set_mtime(&file, self.birth)?;
+            disk.set_mtime(&file, self.birth)?;
             // Something half-written from before a crash.
             super::absent_is_fine(fs::remove_file(&path))?;
             move_to(&from, &path)?;
@@ -88,7 +88,7 @@ impl Operation for Place {
             let listed = recipients.iter().map(|(address, done)| (&**address, *done));
             let records = envelope::channel(listed).map_err(io::Error::other)?;
             let file = disk.write(channel.dir(), id, &records, unsynced)?;
-            set_mtime(&file, next.saturating_mul(1_000_000))?;
+            disk.set_mtime(&file, next.saturating_mul(1_000_000))?;
             unsynced.file(file);
         }
         reached(Point::ChannelsWritten);
@@ -101,7 +101,7 @@ impl Operation for Place {
         // Last: with it a message without todo counts as preprocessed.
         let info = envelope::info(sender).map_err(io::Error::other)?;
         let file = disk.write(Dir::Info, id, &info, unsynced)?;
-        set_mtime(&file, self.birth)?;
+        disk.set_mtime(&file, self.birth)?;
         unsynced.file(file);
         reached(Point::InfoWritten);
         Ok(())
@@ -126,7 +126,7 @@ impl Operation for Place {
 }
 
 /// Sets the mtime of `file`, in microseconds since 1970.
-pub(super) fn set_mtime(file: &File, micros: u64) -> io::Result<()> {
+pub(crate) fn set_mtime(file: &File, micros: u64) -> io::Result<()> {
     let seconds = i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX);
     let nanos = i64::try_from(micros % 1_000_000 * 1000).unwrap_or(0);
     rustix::fs::futimens(

@@ -37,7 +37,7 @@ impl Operation for Settle {
         let file = match regular::open_as(options.append(true), &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let file = options.create_new(true).mode(Dir::Bounce.mode()).open(&path)?;
-                disk.give(&file, &path)?;
+                disk.give(&file, Dir::Bounce, &path)?;
                 Ok(file)
             }
             opened => opened,
@@ -59,7 +59,7 @@ impl Operation for Settle {
                 file.write_all_at(b"D", *offset)?;
             }
             if let Some(retry) = self.retry {
-                super::place::set_mtime(&file, retry.saturating_mul(1_000_000))?;
+                disk.set_mtime(&file, retry.saturating_mul(1_000_000))?;
             }
         }
         reached(Point::RecipientMarked);

@@ -98,7 +98,7 @@ impl Operation for MakeSpares {
             let mut options = OpenOptions::new();
             let file = options.write(true).create_new(true).mode(Dir::Mess.mode()).open(&path)?;
             let id = MessageId(file.metadata()?.ino());
-            disk.give(&file, &disk.mess(id))?;
+            disk.give(&file, Dir::Mess, &disk.mess(id))?;
             if disk.exists(Dir::Mess, id)? {
                 self.taken.push(number);
             } else {
