@@ -23,7 +23,7 @@ const FREE: std::ops::Range<u32> = 60_706..61_184;
 /// Who runs a host, and is not root.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    /// As `host.ron` names it.
+    /// Its name, or its number if it has none.
     pub(crate) name: String,
     /// The user.
     pub(crate) user: Uid,
@@ -49,7 +49,7 @@ impl Account {
         };
         let user = user.map_err(|error| Failure::temporary(format!("users.host: {name:?}: {error}")))?;
         let account = match (user, number) {
-            (Some(user), _) => Self::of(user, name),
+            (Some(user), _) => Self::of(user),
             (None, Some(number)) => {
                 Self { name: name.to_owned(), user: number, groups: vec![Gid::from_raw(number.as_raw())] }
             }
@@ -61,12 +61,12 @@ impl Account {
         Ok(account)
     }
 
-    fn of(user: User, name: &str) -> Self {
+    fn of(user: User) -> Self {
         let more = CString::new(user.name.as_str()).map_err(|_| nix::Error::EINVAL);
         let more = more.and_then(|name| getgrouplist(&name, user.gid)).unwrap_or_default();
         let groups =
             [user.gid].into_iter().chain(more.into_iter().filter(|group| *group != user.gid)).collect();
-        Self { name: name.to_owned(), user: user.uid, groups }
+        Self { name: user.name, user: user.uid, groups }
     }
 
     /// Who runs this host, if root starts it; none: root.
@@ -160,7 +160,7 @@ impl Account {
             fs::set_permissions(home, fs::Permissions::from_mode(0o1775)).doing("chmod", home)?;
         }
         if inside(&&**control) {
-            self.read_keys(control).doing("give to the host's group", control)?;
+            self.give_keys(control).doing("give to the host's user", control)?;
         }
         Ok(())
     }
@@ -192,15 +192,13 @@ impl Account {
         }
     }
 
-    /// Certificates with keys that root alone can read.
-    fn read_keys(&self, control: &Path) -> io::Result<()> {
+    /// Certificates with keys that root alone can read: he has to, and can change nothing else beside them.
+    fn give_keys(&self, control: &Path) -> io::Result<()> {
         for entry in fs::read_dir(control)? {
             let path = entry?.path();
             let meta = fs::symlink_metadata(&path)?;
-            let is_key = path.extension().is_some_and(|extension| extension == "pem");
-            if is_key && meta.is_file() && meta.uid() == 0 && meta.mode() & 0o7777 == 0o600 {
-                lchown(&path, None, Some(self.group().as_raw()))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
+            if path.extension().is_some_and(|extension| extension == "pem") && meta.mode() & 0o077 == 0 {
+                self.give(&path)?;
             }
         }
         Ok(())

@@ -452,7 +452,7 @@ mod tests {
         home.write("control/locals", "localhost\nVirtual.example\n# kept\nother.example");
         home.add_domain("Virtual.Example").unwrap();
         let dir = home.paths.domains.join("virtual.example");
-        let Owner { uid, gid } = Owner::own();
+        let Owner { uid, gid } = Owner::of(&home.paths.domains).unwrap();
         let line = format!("+virtual.example-:virtual.example:{uid}:{gid}:{}:-::\n.\n", dir.display());
         assert!(home.read("users/assign").ends_with(&line), "{}", home.read("users/assign"));
         assert_eq!(home.read("control/locals"), "localhost\n# kept\nother.example");

@@ -536,8 +536,9 @@ fn host_ron(listen: [&[SocketAddr]; 3], metrics: SocketAddr) -> String {
     // cannot be asked, in place of 451. quarantine: directory for copies of what is refused for a virus or as spam.
     // scanners: (clamd: "127.0.0.1:3310", spamd: "127.0.0.1:783", rspamd: None, rspamd_password: None, at_once: 8, deadline: "2m", fail_open: false, quarantine: None),
 
-    // Programs run for sessions, QMAILQUEUE and checkpassword: how many at once, for how long, with how much memory.
-    // programs: (at_once: 20, deadline: "5m", memory: "512MiB"),
+    // Programs. Of sessions, QMAILQUEUE and checkpassword: how many at once, and for how long. Of deliveries: for how long.
+    // Of both: with how much memory; of deliveries also descriptors and processor time of each, and processes of a user.
+    // programs: (at_once: 20, deadline: "5m", delivery: "15m", memory: "512MiB", files: 256, processes: 512, cpu: "5m"),
 )
 "#
     )
