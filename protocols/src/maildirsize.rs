@@ -255,9 +255,8 @@ mod tests {
 
     #[test]
     fn usage_of_a_quota() {
-        let read = Maildirsize::parse(
-            b"1000S,10C\n500 2\n-100 -1\nnonsense\n50 x\n         500            4\n",
-        );
+        let read =
+            Maildirsize::parse(b"1000S,10C\n500 2\n-100 -1\nnonsense\n50 x\n         500            4\n");
         let usage = read.usage();
         assert_eq!((usage, read.lines), (Usage { bytes: 900, messages: 5 }, 5));
         for (quota, percent) in [("1000S,10C", 90), ("NOQUOTA", 0), ("5C", 100), ("100S", 900)] {

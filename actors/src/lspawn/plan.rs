@@ -249,9 +249,9 @@ fn vdelivermail(
         match unknown {
             UnknownUser::Bounce => return Err(no_mailbox()),
             UnknownUser::Delete => (),
-            UnknownUser::Forward(to) => plan.forwards.push(to),
+            UnknownUser::Forward(_) | UnknownUser::User(_) => plan.forwards.extend(unknown.forward(host)),
             UnknownUser::Directory(dir) => {
-                let dir = path(&dir);
+                let dir = home.dir.join(path(&dir));
                 let is_maildir = dir.join("new").is_dir();
                 let dir = if is_maildir { dir } else { dir.join("Maildir") };
                 plan.maildirs.push(Target { dir, own: false });

@@ -180,7 +180,10 @@ fn links_lead_nowhere() {
     admitted.count().unwrap();
     assert_eq!(elsewhere.size().unwrap(), "1000S\n400 1\n");
     assert!(maildir.admit("1000S", 700).is_some());
-    assert_eq!((maildir.size().unwrap(), elsewhere.size().unwrap()), ("1000S\n0 0\n".into(), "1000S\n400 1\n".into()));
+    assert_eq!(
+        (maildir.size().unwrap(), elsewhere.size().unwrap()),
+        ("1000S\n0 0\n".into(), "1000S\n400 1\n".into())
+    );
     // tmp is no way out.
     fs::remove_file(maildir.path().join(NAME)).unwrap();
     fs::remove_dir(maildir.path().join("tmp")).unwrap();
