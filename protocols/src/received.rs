@@ -14,6 +14,8 @@ pub enum Invoker {
     Alias,
     /// qmail-send, for a bounce.
     Bounce,
+    /// A process of this user.
+    Uid(u32),
 }
 
 /// The line the queue puts above every message; `qp` is the number of its queueing.
@@ -23,6 +25,7 @@ pub fn qmail(invoker: Invoker, qp: u64, now: Timestamp) -> String {
         Invoker::Network => "from network",
         Invoker::Alias => "by alias",
         Invoker::Bounce => "for bounce",
+        Invoker::Uid(uid) => &format!("by uid {uid}"),
     };
     format!("Received: (qmail {qp} invoked {by}); {}\n", date(now))
 }
@@ -111,6 +114,10 @@ mod tests {
         assert_eq!(
             qmail(Invoker::Network, 42, now),
             "Received: (qmail 42 invoked from network); 26 Sep 1995 04:46:54 -0000\n"
+        );
+        assert_eq!(
+            qmail(Invoker::Uid(1000), 7, now),
+            "Received: (qmail 7 invoked by uid 1000); 26 Sep 1995 04:46:54 -0000\n"
         );
         let client = Client {
             host: None,

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod check;
 pub mod completions;
+pub mod direct;
 pub mod explain;
 mod help;
 mod home;
@@ -10,6 +11,7 @@ pub mod init;
 pub mod links;
 pub mod qmail_newmrh;
 pub mod qmail_qread;
+pub(crate) mod qmail_queue;
 pub mod qmailctl;
 pub mod queue;
 pub mod relocate;
@@ -72,6 +74,8 @@ enum Command {
     /// The queue: list, show, remove, retry
     #[command(subcommand)]
     Queue(queue::Args),
+    /// Hand in the message on descriptor 0 with the envelope on descriptor 1
+    QmailQueue(direct::Args),
     /// List the messages in the queue and their recipients
     QmailQread,
     /// Count the messages in the queue
@@ -107,6 +111,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
+    if let Some(program) = direct::called(arguments.first()) {
+        return program.run(&arguments);
+    }
     let program = arguments.first().cloned();
     let arguments = vadduser::classic(with_subcommand(arguments));
     let name = arguments.get(1).cloned();
@@ -144,6 +151,7 @@ impl Command {
             | Self::Adopt(_)
             | Self::Links(_)
             | Self::Completions(_)
+            | Self::QmailQueue(_)
             | Self::Man(_)
             | Self::Tcprules(_)
             | Self::Tcprulescheck(_)
@@ -165,6 +173,7 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::Svstat(args) => svstat::run(home, &args),
         Command::Svok(args) => svok::run(home, &args),
         Command::Queue(args) => queue::run(home, &args),
+        Command::QmailQueue(args) => direct::run("qmail-queue", home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
         Command::QmailNewmrh => qmail_newmrh::run(home),

@@ -19,7 +19,7 @@ fn sh(home: Option<&Path>, line: &str) -> Ran {
 }
 
 /// Every command of the program but those that stay in the foreground.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "init",
     "adopt",
     "check",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 20] = [
     "svstat",
     "svok",
     "queue",
+    "qmail-queue",
     "qmail-qread",
     "qmail-qstat",
     "qmail-newmrh",

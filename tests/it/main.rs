@@ -21,6 +21,7 @@ mod front;
 mod full_disk;
 mod hanging;
 mod harness;
+mod inject;
 mod journal;
 mod memory;
 mod metrics;

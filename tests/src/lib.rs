@@ -13,6 +13,7 @@ pub mod dns;
 pub mod host;
 pub mod letter;
 pub mod load;
+pub mod local;
 pub mod maildir;
 pub mod odd_dns;
 pub mod old_host;

@@ -12,6 +12,7 @@ use mailtree_protocols::queue::{Dir, Layout};
 use mailtree_protocols::{assign, tcprules};
 use rustix::fs::{CWD, Mode};
 
+use crate::control::RUN_MODE;
 use crate::durable::{self, DirLock, Owner};
 use crate::failure::{Doing, Failure};
 use crate::output;
@@ -313,7 +314,7 @@ impl Plan {
         users(&paths, owner)?;
         self.alias(&paths, owner)?;
         durable::create_dir(&paths.domains, 0o755, owner)?;
-        durable::create_dir(&paths.run, 0o700, owner)?;
+        durable::create_dir(&paths.run, RUN_MODE, owner)?;
         let user = self.domain(&paths)?;
         let rules = tcprules::parse(TCP_SMTP.as_bytes()).and_then(|rules| tcprules::compile(&rules));
         let rules = rules.map_err(|error| Failure::permanent(error.to_string()))?;
@@ -579,7 +580,7 @@ mod tests {
             ("domains/mail.example.org/vpasswd", 0o600),
             ("domains/mail.example.org/vpasswd.cdb", 0o600),
             ("domains/mail.example.org/postmaster/Maildir/new", 0o700),
-            ("run", 0o700),
+            ("run", 0o711),
         ] {
             assert_eq!(std::fs::metadata(home.join(path)).unwrap().mode() & 0o7777, mode, "{path}");
         }

@@ -11,10 +11,11 @@ use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
 /// The programs that this one takes the place of.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "svc",
     "svstat",
     "svok",
+    "qmail-queue",
     "qmail-qread",
     "qmail-qstat",
     "qmail-newmrh",
