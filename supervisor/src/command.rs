@@ -5,11 +5,14 @@ pub mod check;
 pub mod completions;
 pub mod direct;
 pub mod explain;
+mod getopt;
 mod help;
 mod home;
 pub mod init;
 pub mod links;
 pub mod qmail_newmrh;
+pub mod qmail_newu;
+mod qmail_pw2u;
 pub mod qmail_qread;
 pub(crate) mod qmail_queue;
 pub mod qmailctl;
@@ -82,6 +85,11 @@ enum Command {
     QmailQstat,
     /// Compile control/morercpthosts
     QmailNewmrh,
+    /// Compile users/assign
+    QmailNewu,
+    /// Make users/assign of the system's accounts: passwd on standard input
+    #[command(name = "qmail-pw2u")]
+    QmailPw2u(direct::Args),
     /// Start, stop, show and steer the whole mail host
     Qmailctl(qmailctl::Args),
     /// Compile rules for connections
@@ -177,6 +185,8 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
         Command::QmailNewmrh => qmail_newmrh::run(home),
+        Command::QmailNewu => qmail_newu::run(home),
+        Command::QmailPw2u(args) => direct::run("qmail-pw2u", home, &args),
         Command::Qmailctl(args) => qmailctl::run(home, &args),
         Command::Tcprules(args) => tcprules::run(&args),
         Command::Tcprulescheck(args) => tcprulescheck::run(&args),

@@ -19,7 +19,7 @@ fn sh(home: Option<&Path>, line: &str) -> Ran {
 }
 
 /// Every command of the program but those that stay in the foreground.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 23] = [
     "init",
     "adopt",
     "check",
@@ -32,6 +32,8 @@ const COMMANDS: [&str; 21] = [
     "qmail-qread",
     "qmail-qstat",
     "qmail-newmrh",
+    "qmail-newu",
+    "qmail-pw2u",
     "qmailctl",
     "tcprules",
     "tcprulescheck",

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use mailtree_protocols::qmail_queue::exit;
 
 use super::home::Home;
-use super::{help, qmail_queue};
+use super::{help, qmail_pw2u, qmail_queue};
 use crate::failure::Failure;
 
 /// The arguments of such a program, as it reads them.
@@ -26,7 +26,10 @@ pub(super) struct Program {
     main: fn(home: &Path, arguments: &[OsString]) -> ExitCode,
 }
 
-const PROGRAMS: [Program; 1] = [Program { name: "qmail-queue", main: |home, _| qmail_queue::run(home) }];
+const PROGRAMS: [Program; 2] = [
+    Program { name: "qmail-pw2u", main: qmail_pw2u::run },
+    Program { name: "qmail-queue", main: |home, _| qmail_queue::run(home) },
+];
 
 /// The program whose name is the last part of `called`.
 pub(super) fn called(called: Option<&OsString>) -> Option<&'static Program> {

@@ -112,6 +112,20 @@ const HELPS: &[Help] = &[
     help("qmail-qstat", &["qmail-qstat"]),
     help("qmail-newmrh", &["qmail-newmrh"]),
     Help {
+        name: "qmail-newu",
+        examples: &["qmail-newu"],
+        codes: &[("0", "done"), ("111", "users/assign is bad or missing, or users/cdb could not be written")],
+    },
+    Help {
+        name: "qmail-pw2u",
+        examples: &["getent passwd | qmail-pw2u -/ -c+ > users/assign.new"],
+        codes: &[
+            ("0", "printed"),
+            ("100", "no such option"),
+            ("111", "there is no user alias, or something could not be read"),
+        ],
+    },
+    Help {
         name: "qmailctl",
         examples: &["qmailctl stat", "qmailctl cdb", "qmailctl help"],
         codes: &[

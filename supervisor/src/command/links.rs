@@ -11,7 +11,7 @@ use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
 /// The programs that this one takes the place of.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 14] = [
     "svc",
     "svstat",
     "svok",
@@ -19,6 +19,8 @@ pub const NAMES: [&str; 12] = [
     "qmail-qread",
     "qmail-qstat",
     "qmail-newmrh",
+    "qmail-newu",
+    "qmail-pw2u",
     "qmailctl",
     "tcprules",
     "tcprulescheck",
