@@ -17,7 +17,8 @@ pub fn name(birth: u64, id: MessageId, record: u64, nth: usize, host: &str, size
 }
 
 /// The host's name as a part of a file's. A slash or a colon would end it (cr.yp.to/proto/maildir.html).
-pub(crate) fn host_in_name(host: &str) -> String {
+#[must_use]
+pub fn host_in_name(host: &str) -> String {
     host.replace('/', "\\057").replace(':', "\\072")
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 
 /// Who handed a message to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,12 @@ pub fn hidden(client: Client<'_>, now: Timestamp) -> String {
 #[must_use]
 pub fn date(now: Timestamp) -> String {
     now.to_zoned(TimeZone::UTC).strftime("%-d %b %Y %H:%M:%S -0000").to_string()
+}
+
+/// The same with its offset, as predate and qmail-inject write it: `26 Sep 1995 06:46:54 +0200`.
+#[must_use]
+pub fn local_date(now: &Zoned) -> String {
+    now.strftime("%-d %b %Y %H:%M:%S %z").to_string()
 }
 
 /// Letters, digits and `.@%+/=:-_[]` stay, everything else becomes `?` (received.c: issafe; brackets for literals,

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod check;
 pub mod completions;
+mod delivery;
 pub mod direct;
 pub mod explain;
 mod getopt;
@@ -83,6 +84,28 @@ enum Command {
     QmailQread,
     /// Count the messages in the queue
     QmailQstat,
+    /// Forward the message: for .qmail
+    Forward(direct::Args),
+    /// Bounce the message with a text, if a program agrees: for .qmail
+    Bouncesaying(direct::Args),
+    /// Redirect the message, if a program agrees: for .qmail
+    Condredirect(direct::Args),
+    /// Turn a program's answer into its opposite: for .qmail
+    Except(direct::Args),
+    /// Give the message to a program with its first lines: for .qmail
+    Preline(direct::Args),
+    /// Give the message to a program with a Date field
+    Predate(direct::Args),
+    /// Answer a message that asks for a receipt: for .qmail
+    Qreceipt(direct::Args),
+    /// Tell a user of new mail on his terminal: for .qmail
+    Qbiff(direct::Args),
+    /// Make a Maildir
+    Maildirmake(direct::Args),
+    /// Move the messages of a Maildir into an mbox file
+    Maildir2mbox(direct::Args),
+    /// Copy the messages of an mbox file into a Maildir
+    Mbox2maildir(direct::Args),
     /// Compile control/morercpthosts
     QmailNewmrh,
     /// Compile users/assign
@@ -159,6 +182,17 @@ impl Command {
             | Self::Adopt(_)
             | Self::Links(_)
             | Self::Completions(_)
+            | Self::Forward(_)
+            | Self::Bouncesaying(_)
+            | Self::Condredirect(_)
+            | Self::Except(_)
+            | Self::Preline(_)
+            | Self::Predate(_)
+            | Self::Qreceipt(_)
+            | Self::Qbiff(_)
+            | Self::Maildirmake(_)
+            | Self::Maildir2mbox(_)
+            | Self::Mbox2maildir(_)
             | Self::QmailQueue(_)
             | Self::Man(_)
             | Self::Tcprules(_)
@@ -184,6 +218,17 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::QmailQueue(args) => direct::run("qmail-queue", home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
+        Command::Forward(args) => direct::run("forward", home, &args),
+        Command::Bouncesaying(args) => direct::run("bouncesaying", home, &args),
+        Command::Condredirect(args) => direct::run("condredirect", home, &args),
+        Command::Except(args) => direct::run("except", home, &args),
+        Command::Preline(args) => direct::run("preline", home, &args),
+        Command::Predate(args) => direct::run("predate", home, &args),
+        Command::Qreceipt(args) => direct::run("qreceipt", home, &args),
+        Command::Qbiff(args) => direct::run("qbiff", home, &args),
+        Command::Maildirmake(args) => direct::run("maildirmake", home, &args),
+        Command::Maildir2mbox(args) => direct::run("maildir2mbox", home, &args),
+        Command::Mbox2maildir(args) => direct::run("mbox2maildir", home, &args),
         Command::QmailNewmrh => qmail_newmrh::run(home),
         Command::QmailNewu => qmail_newu::run(home),
         Command::QmailPw2u(args) => direct::run("qmail-pw2u", home, &args),

@@ -19,7 +19,7 @@ fn sh(home: Option<&Path>, line: &str) -> Ran {
 }
 
 /// Every command of the program but those that stay in the foreground.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 34] = [
     "init",
     "adopt",
     "check",
@@ -31,6 +31,17 @@ const COMMANDS: [&str; 23] = [
     "qmail-queue",
     "qmail-qread",
     "qmail-qstat",
+    "forward",
+    "bouncesaying",
+    "condredirect",
+    "except",
+    "preline",
+    "predate",
+    "qreceipt",
+    "qbiff",
+    "maildirmake",
+    "maildir2mbox",
+    "mbox2maildir",
     "qmail-newmrh",
     "qmail-newu",
     "qmail-pw2u",

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use mailtree_protocols::qmail_queue::exit;
 
 use super::home::Home;
-use super::{help, qmail_pw2u, qmail_queue};
+use super::{delivery, help, qmail_pw2u, qmail_queue};
 use crate::failure::Failure;
 
 /// The arguments of such a program, as it reads them.
@@ -26,7 +26,18 @@ pub(super) struct Program {
     main: fn(home: &Path, arguments: &[OsString]) -> ExitCode,
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 13] = [
+    Program { name: "forward", main: delivery::forward },
+    Program { name: "bouncesaying", main: delivery::bouncesaying },
+    Program { name: "condredirect", main: delivery::condredirect },
+    Program { name: "except", main: delivery::except },
+    Program { name: "preline", main: delivery::preline },
+    Program { name: "predate", main: delivery::predate },
+    Program { name: "qreceipt", main: delivery::qreceipt },
+    Program { name: "qbiff", main: delivery::qbiff },
+    Program { name: "maildirmake", main: delivery::maildirmake },
+    Program { name: "maildir2mbox", main: delivery::maildir2mbox },
+    Program { name: "mbox2maildir", main: delivery::mbox2maildir },
     Program { name: "qmail-pw2u", main: qmail_pw2u::run },
     Program { name: "qmail-queue", main: |home, _| qmail_queue::run(home) },
 ];

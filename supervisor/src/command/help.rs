@@ -110,6 +110,85 @@ const HELPS: &[Help] = &[
     },
     help("qmail-qread", &["qmail-qread | grep alice@example.org"]),
     help("qmail-qstat", &["qmail-qstat"]),
+    Help {
+        name: "forward",
+        examples: &["|forward bob@example.org carol@example.org"],
+        codes: &[
+            ("0", "queued"),
+            ("100", "refused for good, or not called by qmail-local"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "bouncesaying",
+        examples: &[
+            "|bouncesaying 'Nobody reads this.'",
+            "|bouncesaying 'No spam.' grep -q '^X-Spam-Flag: YES'",
+        ],
+        codes: &[
+            ("0", "the program does not agree: the next line"),
+            ("100", "the message bounces"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "condredirect",
+        examples: &["|condredirect spam@example.org grep -q '^X-Spam-Flag: YES'"],
+        codes: &[
+            ("0", "the program does not agree: the next line"),
+            ("99", "redirected: no more lines"),
+            ("100", "refused for good"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "except",
+        examples: &["|condredirect bob@example.org except grep -q '^X-Spam-Flag: YES'"],
+        codes: &[("0", "the program does not agree"), ("100", "it does"), ("111", "not now")],
+    },
+    Help {
+        name: "preline",
+        examples: &["|preline procmail", "|preline -f maildrop"],
+        codes: &[
+            ("0", "done; all codes are the program's, but"),
+            ("100", "it cannot be run"),
+            ("111", "it crashed, did not read the message to its end, or cannot be run now"),
+        ],
+    },
+    Help {
+        name: "predate",
+        examples: &["predate sendmail -t < letter"],
+        codes: &[("0", "done; all codes are the program's, but"), ("111", "it crashed, or cannot be run")],
+    },
+    Help {
+        name: "qreceipt",
+        examples: &["|qreceipt bob@example.org"],
+        codes: &[
+            ("0", "sent, or nobody asked"),
+            ("100", "the field cannot be read, or the receipt is refused for good"),
+            ("111", "not now"),
+        ],
+    },
+    Help { name: "qbiff", examples: &["|qbiff"], codes: &[("0", "always")] },
+    Help {
+        name: "maildirmake",
+        examples: &["maildirmake ~/Maildir"],
+        codes: &[("0", "made"), ("100", "no name"), ("111", "not made")],
+    },
+    Help {
+        name: "maildir2mbox",
+        examples: &["MAILDIR=~/Maildir MAIL=~/mbox MAILTMP=~/mbox.tmp maildir2mbox"],
+        codes: &[("0", "done; unread and read messages are in $MAIL"), ("111", "not done; nothing is lost")],
+    },
+    Help {
+        name: "mbox2maildir",
+        examples: &["mbox2maildir ~/mbox ~/Maildir"],
+        codes: &[
+            ("0", "all messages are in the Maildir; the mbox file stays"),
+            ("100", "that is no mbox file"),
+            ("111", "not done; again, it goes on where it ended"),
+        ],
+    },
     help("qmail-newmrh", &["qmail-newmrh"]),
     Help {
         name: "qmail-newu",

@@ -11,13 +11,24 @@ use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
 /// The programs that this one takes the place of.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 25] = [
     "svc",
     "svstat",
     "svok",
     "qmail-queue",
     "qmail-qread",
     "qmail-qstat",
+    "forward",
+    "bouncesaying",
+    "condredirect",
+    "except",
+    "preline",
+    "predate",
+    "qreceipt",
+    "qbiff",
+    "maildirmake",
+    "maildir2mbox",
+    "mbox2maildir",
     "qmail-newmrh",
     "qmail-newu",
     "qmail-pw2u",
