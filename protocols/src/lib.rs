@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod inject;
 pub mod journal;
 mod logfield;
 
