@@ -21,6 +21,7 @@ pub mod dotqmail;
 pub mod envelope;
 pub mod maildir;
 pub mod maildirsize;
+pub mod netstring;
 pub mod ownership;
 pub mod policy;
 pub mod proxy;

@@ -71,6 +71,21 @@ pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     )
 }
 
+/// The line qmail-qmqpd writes of a client that says no name; what is not known of it is `unknown`.
+#[must_use]
+pub fn qmqp(
+    host: Option<&[u8]>,
+    info: Option<&[u8]>,
+    ip: Option<&[u8]>,
+    local: Option<&[u8]>,
+    now: Timestamp,
+) -> String {
+    let known = |name: Option<&[u8]>| safe(name.unwrap_or(b"unknown"));
+    let info = info.map_or_else(String::new, |info| format!("{}@", safe(info)));
+    let (host, ip, local) = (known(host), known(ip), known(local));
+    format!("Received: from {host} ({info}{ip})\n  by {local} with QMQP; {}\n", date(now))
+}
+
 /// The line for an authenticated client that is to stay unnamed (`hide_client`): no address, no name, nothing of what it
 /// called itself. `unknown` and `localhost` stand where RFC 5321 4.4 and qmail's form have something.
 #[must_use]

@@ -39,6 +39,14 @@ impl<'a> Getopt<'a> {
     /// [`Unknown`].
     #[expect(clippy::should_implement_trait, reason = "an iterator could not be asked for its rest")]
     pub fn next(&mut self) -> Option<Result<(u8, &'a [u8]), Unknown>> {
+        self.next_optional(b"")
+    }
+
+    /// The same, where the arguments of the letters `optional` may be missing: the next word is never theirs.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn next_optional(&mut self, optional: &[u8]) -> Option<Result<(u8, &'a [u8]), Unknown>> {
         let (word, place) = self.at;
         if place > 0 && self.words.get(word).is_some_and(|word| place == word.len()) {
             self.at = (word + 1, 0);
@@ -71,7 +79,7 @@ impl<'a> Getopt<'a> {
         }
         let own = &text[place + 1..];
         self.at = (word + 1, 0);
-        if !own.is_empty() {
+        if !own.is_empty() || optional.contains(&letter) {
             return Some(Ok((letter, own)));
         }
         match self.words.get(word + 1) {
