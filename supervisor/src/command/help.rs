@@ -134,7 +134,11 @@ const HELPS: &[Help] = &[
         codes: INJECTED,
     },
     help("mailq", &["mailq"]),
-    Help { name: "newaliases", examples: &["newaliases"], codes: &[("0", "not used"), ("100", "always")] },
+    Help {
+        name: "newaliases",
+        examples: &["newaliases"],
+        codes: &[("0", "not used"), ("100", "always"), ("111", "not used")],
+    },
     Help { name: "datemail", examples: &["datemail -t < message"], codes: INJECTED },
     Help { name: "mailsubj", examples: &["mailsubj 'disk is full' root < df.txt"], codes: INJECTED },
     Help {
