@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod inject;
 pub mod journal;
 mod logfield;
 
@@ -21,6 +22,7 @@ pub mod envelope;
 pub mod maildir;
 pub mod maildirsize;
 pub mod mbox;
+pub mod netstring;
 pub mod ownership;
 pub mod policy;
 pub mod proxy;
@@ -28,7 +30,6 @@ pub mod qmail_queue;
 pub mod queue;
 pub mod rblsmtpd;
 pub mod rcpthosts;
-pub mod receipt;
 pub mod received;
 pub mod reply;
 pub mod report;

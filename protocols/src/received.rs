@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
 
 /// Who handed a message to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,21 @@ pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     )
 }
 
+/// The line qmail-qmqpd writes of a client that says no name; what is not known of it is `unknown`.
+#[must_use]
+pub fn qmqp(
+    host: Option<&[u8]>,
+    info: Option<&[u8]>,
+    ip: Option<&[u8]>,
+    local: Option<&[u8]>,
+    now: Timestamp,
+) -> String {
+    let known = |name: Option<&[u8]>| safe(name.unwrap_or(b"unknown"));
+    let info = info.map_or_else(String::new, |info| format!("{}@", safe(info)));
+    let (host, ip, local) = (known(host), known(ip), known(local));
+    format!("Received: from {host} ({info}{ip})\n  by {local} with QMQP; {}\n", date(now))
+}
+
 /// The line for an authenticated client that is to stay unnamed (`hide_client`): no address, no name, nothing of what it
 /// called itself. `unknown` and `localhost` stand where RFC 5321 4.4 and qmail's form have something.
 #[must_use]
@@ -90,12 +105,6 @@ pub fn hidden(client: Client<'_>, now: Timestamp) -> String {
 #[must_use]
 pub fn date(now: Timestamp) -> String {
     now.to_zoned(TimeZone::UTC).strftime("%-d %b %Y %H:%M:%S -0000").to_string()
-}
-
-/// The same with its offset, as predate and qmail-inject write it: `26 Sep 1995 06:46:54 +0200`.
-#[must_use]
-pub fn local_date(now: &Zoned) -> String {
-    now.strftime("%-d %b %Y %H:%M:%S %z").to_string()
 }
 
 /// Letters, digits and `.@%+/=:-_[]` stay, everything else becomes `?` (received.c: issafe; brackets for literals,

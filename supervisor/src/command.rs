@@ -6,19 +6,21 @@ pub mod completions;
 mod delivery;
 pub mod direct;
 pub mod explain;
-mod getopt;
 mod help;
 mod home;
 pub mod init;
 pub mod links;
+mod qmail_inject;
 pub mod qmail_newmrh;
 pub mod qmail_newu;
 mod qmail_pw2u;
 pub mod qmail_qread;
 pub(crate) mod qmail_queue;
 pub mod qmailctl;
+mod qmqp;
 pub mod queue;
 pub mod relocate;
+mod sendmail;
 pub mod svc;
 pub mod svok;
 pub mod svstat;
@@ -80,6 +82,22 @@ enum Command {
     Queue(queue::Args),
     /// Hand in the message on descriptor 0 with the envelope on descriptor 1
     QmailQueue(direct::Args),
+    /// Complete a message and hand it in
+    QmailInject(direct::Args),
+    /// Hand in a message as sendmail does
+    Sendmail(direct::Args),
+    /// List the queue as sendmail does
+    Mailq(direct::Args),
+    /// Say where aliases are
+    Newaliases(direct::Args),
+    /// Hand in a message with the date of this place
+    Datemail(direct::Args),
+    /// Hand in a text with a subject
+    Mailsubj(direct::Args),
+    /// Pass a message on to a QMQP server, in place of qmail-queue
+    QmailQmqpc(direct::Args),
+    /// Take a message in by QMQP, under tcpserver
+    QmailQmqpd(direct::Args),
     /// List the messages in the queue and their recipients
     QmailQread,
     /// Count the messages in the queue
@@ -194,6 +212,8 @@ impl Command {
             | Self::Maildir2mbox(_)
             | Self::Mbox2maildir(_)
             | Self::QmailQueue(_)
+            | Self::QmailQmqpc(_)
+            | Self::QmailQmqpd(_)
             | Self::Man(_)
             | Self::Tcprules(_)
             | Self::Tcprulescheck(_)
@@ -216,6 +236,14 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::Svok(args) => svok::run(home, &args),
         Command::Queue(args) => queue::run(home, &args),
         Command::QmailQueue(args) => direct::run("qmail-queue", home, &args),
+        Command::QmailInject(args) => direct::run("qmail-inject", home, &args),
+        Command::Sendmail(args) => direct::run("sendmail", home, &args),
+        Command::Mailq(args) => direct::run("mailq", home, &args),
+        Command::Newaliases(args) => direct::run("newaliases", home, &args),
+        Command::Datemail(args) => direct::run("datemail", home, &args),
+        Command::Mailsubj(args) => direct::run("mailsubj", home, &args),
+        Command::QmailQmqpc(args) => direct::run("qmail-qmqpc", home, &args),
+        Command::QmailQmqpd(args) => direct::run("qmail-qmqpd", home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
         Command::Forward(args) => direct::run("forward", home, &args),

@@ -16,7 +16,6 @@ pub mod failure;
 pub mod notify;
 mod offline;
 mod password;
-#[allow(dead_code)]
 mod qmail_open;
 pub mod queue_requests;
 mod rules;

@@ -135,11 +135,6 @@ impl Message {
         self.0.put(bytes);
     }
 
-    /// The message is not to be queued, whatever follows.
-    pub(crate) fn fail(&mut self) {
-        self.0.failed = true;
-    }
-
     /// The message is whole. `sender` is without angle brackets.
     pub(crate) fn from(mut self, sender: &[u8]) -> Envelope {
         self.0.flush();

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use mailtree_protocols::qmail_queue::exit;
 
 use super::home::Home;
-use super::{delivery, help, qmail_pw2u, qmail_queue};
+use super::{delivery, help, qmail_inject, qmail_pw2u, qmail_queue, qmqp, sendmail};
 use crate::failure::Failure;
 
 /// The arguments of such a program, as it reads them.
@@ -26,7 +26,16 @@ pub(super) struct Program {
     main: fn(home: &Path, arguments: &[OsString]) -> ExitCode,
 }
 
-const PROGRAMS: [Program; 13] = [
+const PROGRAMS: [Program; 21] = [
+    Program { name: "qmail-queue", main: |home, _| qmail_queue::run(home) },
+    Program { name: "qmail-inject", main: qmail_inject::run },
+    Program { name: "sendmail", main: sendmail::run },
+    Program { name: "mailq", main: sendmail::mailq },
+    Program { name: "newaliases", main: sendmail::newaliases },
+    Program { name: "datemail", main: sendmail::datemail },
+    Program { name: "mailsubj", main: qmail_inject::mailsubj },
+    Program { name: "qmail-qmqpc", main: |home, _| qmqp::client(home) },
+    Program { name: "qmail-qmqpd", main: |home, _| qmqp::server(home) },
     Program { name: "forward", main: delivery::forward },
     Program { name: "bouncesaying", main: delivery::bouncesaying },
     Program { name: "condredirect", main: delivery::condredirect },
@@ -39,7 +48,6 @@ const PROGRAMS: [Program; 13] = [
     Program { name: "maildir2mbox", main: delivery::maildir2mbox },
     Program { name: "mbox2maildir", main: delivery::mbox2maildir },
     Program { name: "qmail-pw2u", main: qmail_pw2u::run },
-    Program { name: "qmail-queue", main: |home, _| qmail_queue::run(home) },
 ];
 
 /// The program whose name is the last part of `called`.
@@ -68,10 +76,10 @@ impl Program {
         (self.main)(home, arguments)
     }
 
-    /// qmail-queue never prints.
+    /// Those that stand where qmail-queue does never print.
     fn homeless(&self, failure: &Failure) -> ExitCode {
         match self.name {
-            "qmail-queue" => ExitCode::from(exit::HOME),
+            "qmail-queue" | "qmail-qmqpc" => ExitCode::from(exit::HOME),
             name => failure.report(name),
         }
     }

@@ -16,6 +16,13 @@ const CODES: &[(&str, &str)] = &[
     ("111", "cannot be done now: the host is down, the system refused"),
 ];
 
+/// Exit codes of what injects.
+const INJECTED: &[(&str, &str)] = &[
+    ("0", "queued"),
+    ("100", "the message is not one, or was refused for good"),
+    ("111", "it could not be queued now"),
+];
+
 /// A command's examples, and the exit codes that are not [`CODES`].
 struct Help {
     name: &'static str,
@@ -106,6 +113,57 @@ const HELPS: &[Help] = &[
             ("72", "the host did not take the connection"),
             ("74", "the connection to the host broke"),
             ("91", "the envelope is none"),
+        ],
+    },
+    Help {
+        name: "qmail-inject",
+        examples: &[
+            "qmail-inject < message",
+            "qmail-inject -n < message",
+            "qmail-inject -f me@example.org bob < message",
+        ],
+        codes: INJECTED,
+    },
+    Help {
+        name: "sendmail",
+        examples: &[
+            "sendmail -t -i < message",
+            "sendmail -f me@example.org bob@example.org < message",
+            "sendmail -bs",
+        ],
+        codes: INJECTED,
+    },
+    help("mailq", &["mailq"]),
+    Help {
+        name: "newaliases",
+        examples: &["newaliases"],
+        codes: &[("0", "not used"), ("100", "always"), ("111", "not used")],
+    },
+    Help { name: "datemail", examples: &["datemail -t < message"], codes: INJECTED },
+    Help { name: "mailsubj", examples: &["mailsubj 'disk is full' root < df.txt"], codes: INJECTED },
+    Help {
+        name: "qmail-qmqpc",
+        examples: &["QMAILQUEUE=bin/qmail-qmqpc qmail-inject < message"],
+        codes: &[
+            ("0", "a server has it"),
+            ("31", "a server refused it for good"),
+            ("54", "message or envelope could not be read"),
+            ("55", "control/qmqpservers could not be read, or names nobody"),
+            ("61", "there is no home"),
+            ("71", "a server refused it for now"),
+            ("72", "no server took the connection in time"),
+            ("73", "no server took the connection"),
+            ("74", "the connection broke"),
+            ("91", "the envelope is none"),
+        ],
+    },
+    Help {
+        name: "qmail-qmqpd",
+        examples: &["tcpserver -x qmqp.cdb 192.0.2.1 628 qmail-qmqpd"],
+        codes: &[
+            ("0", "the client was answered, or has gone"),
+            ("100", "it spoke no QMQP"),
+            ("111", "no queue"),
         ],
     },
     help("qmail-qread", &["qmail-qread | grep alice@example.org"]),

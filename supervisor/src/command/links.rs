@@ -11,11 +11,19 @@ use crate::failure::{Doing, Failure};
 use crate::vpopmail::create_dirs;
 
 /// The programs that this one takes the place of.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 33] = [
     "svc",
     "svstat",
     "svok",
     "qmail-queue",
+    "qmail-inject",
+    "sendmail",
+    "mailq",
+    "newaliases",
+    "datemail",
+    "mailsubj",
+    "qmail-qmqpc",
+    "qmail-qmqpd",
     "qmail-qread",
     "qmail-qstat",
     "forward",

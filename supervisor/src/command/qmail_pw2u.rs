@@ -9,17 +9,18 @@ use std::process::ExitCode;
 
 use mailtree_config::Host;
 use mailtree_protocols::assign::passwd::{Files, Homes, Rules, assignments};
+use mailtree_protocols::inject::getopt::{Getopt, Unknown};
 
-use super::getopt;
+use super::qmail_inject::words;
 use crate::durable;
 use crate::failure::Failure;
 
 /// Reads standard input, prints the file; a wrong option is 100, everything else 111, as with qmail-pw2u.
 pub(super) fn run(home: &Path, arguments: &[OsString]) -> ExitCode {
-    let rules = match rules(arguments) {
+    let rules = match rules(&words(arguments)) {
         Ok(rules) => rules,
-        Err(error) => {
-            errln!("qmail-pw2u: {error}");
+        Err(Unknown(text)) => {
+            errln!("qmail-pw2u: {text}");
             return ExitCode::from(100);
         }
     };
@@ -35,18 +36,18 @@ pub(super) fn run(home: &Path, arguments: &[OsString]) -> ExitCode {
     }
 }
 
-fn rules(arguments: &[OsString]) -> Result<Rules, String> {
+fn rules(words: &[Vec<u8>]) -> Result<Rules, Unknown> {
     let mut rules = Rules::default();
-    let (options, _) = getopt::read("/ohHuUc:C", arguments)?;
-    for (letter, value) in options {
-        match letter {
-            b'/' => rules.slash = true,
-            b'o' => rules.homes = Homes::Own,
-            b'h' => rules.homes = Homes::Must,
-            b'H' => rules.homes = Homes::All,
-            b'u' => rules.upper = true,
-            b'U' => rules.upper = false,
-            b'c' => rules.delimiter = value.and_then(|value| value.as_bytes().first().copied()),
+    let mut getopt = Getopt::new(words, "/ohHuUc:C");
+    while let Some(option) = getopt.next() {
+        match option? {
+            (b'/', _) => rules.slash = true,
+            (b'o', _) => rules.homes = Homes::Own,
+            (b'h', _) => rules.homes = Homes::Must,
+            (b'H', _) => rules.homes = Homes::All,
+            (b'u', _) => rules.upper = true,
+            (b'U', _) => rules.upper = false,
+            (b'c', delimiter) => rules.delimiter = delimiter.first().copied(),
             _ => rules.delimiter = None,
         }
     }
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn options_are_qmail_pw2us() {
         let read = |line: &str| {
-            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let words: Vec<Vec<u8>> = line.split_whitespace().map(|word| word.as_bytes().to_vec()).collect();
             rules(&words)
         };
         let default = Rules::default;
@@ -108,7 +109,7 @@ mod tests {
         ] {
             assert_eq!(read(line), Ok(expected), "{line}");
         }
-        assert_eq!(read("-x"), Err("illegal option -- x".to_owned()));
-        assert_eq!(read("-c"), Err("option requires an argument -- c".to_owned()));
+        assert_eq!(read("-x"), Err(Unknown("illegal option -- x".to_owned())));
+        assert_eq!(read("-c"), Err(Unknown("option requires an argument -- c".to_owned())));
     }
 }

@@ -63,7 +63,6 @@ fn hand_in(home: &Path, sender: &str, recipients: &[OsString]) -> Result<u32, Fa
         Ok(())
     });
     if let Err(Broken::Input(error) | Broken::Output(error)) = copied {
-        message.fail();
         return Err(Failure::temporary(format!("unable to read message: {}", reason(&error))));
     }
     let mut envelope = message.from(&sender);

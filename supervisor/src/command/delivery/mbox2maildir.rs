@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use mailtree_config::regular;
+use mailtree_protocols::inject::fields::header_len;
 use mailtree_protocols::maildir::host_in_name;
 use mailtree_protocols::mbox::{maildir_flags, parse_from_line, unquoted};
-use mailtree_protocols::receipt::header_len;
 use rustix::fs::FlockOperation;
 
 use super::{make_maildir, unable, usage};

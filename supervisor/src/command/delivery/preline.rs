@@ -5,11 +5,10 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{ChildStdin, ExitCode, Stdio};
 
-use jiff::Zoned;
-use mailtree_protocols::received::local_date;
+use mailtree_protocols::inject::getopt::{Getopt, Unknown};
 
 use super::{Broken, child, copy_input_to, reason, usage};
-use crate::command::getopt;
+use crate::command::qmail_inject::{date, words};
 use crate::failure::Failure;
 
 const USAGE: &str = "preline: usage: preline cmd [ arg ... ]";
@@ -21,17 +20,22 @@ pub(in super::super) fn preline(_: &Path, arguments: &[OsString]) -> ExitCode {
         let Ok(line) = super::variable(name) else { return usage(USAGE) };
         lines.push((letter, line, true));
     }
-    let (options, program) = match getopt::read("frdFRD", arguments) {
-        Ok((_, [])) => return usage(USAGE),
-        Ok(read) => read,
-        Err(error) => {
-            errln!("preline: {error}");
-            return usage(USAGE);
-        }
-    };
-    for (letter, _) in options {
+    let words = words(arguments);
+    let mut getopt = Getopt::new(&words, "frdFRD");
+    while let Some(option) = getopt.next() {
+        let letter = match option {
+            Ok((letter, _)) => letter,
+            Err(Unknown(text)) => {
+                errln!("preline: {text}");
+                return usage(USAGE);
+            }
+        };
         let own = |line: &&mut (u8, Vec<u8>, bool)| line.0 == letter.to_ascii_lowercase();
         lines.iter_mut().filter(own).for_each(|line| line.2 = letter.is_ascii_uppercase());
+    }
+    let program = &arguments[arguments.len() - getopt.rest().len()..];
+    if program.is_empty() {
+        return usage(USAGE);
     }
     let head: Vec<u8> = lines.into_iter().filter(|line| line.2).flat_map(|line| line.1).collect();
     let given = give(
@@ -56,12 +60,12 @@ pub(in super::super) fn predate(_: &Path, arguments: &[OsString]) -> ExitCode {
     if arguments.is_empty() {
         return usage("predate: usage: predate child");
     }
-    let field = format!("Date: {}\n", local_date(&Zoned::now()));
+    let field = date();
     let given = give(
         arguments,
         |_| 111,
         |input| {
-            input.write_all(field.as_bytes()).map_err(Broken::Output)?;
+            input.write_all(&field).map_err(Broken::Output)?;
             copy_input_to(input)
         },
     );

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mailtree_config::regular;
-use mailtree_protocols::receipt::{header_len, subject};
+use mailtree_protocols::inject::fields::{header_len, subject};
 use mailtree_protocols::utmp;
 use rustix::fs::OFlags;
 

@@ -6,13 +6,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use mailtree_protocols::receipt::{Asked, asked, header_len, message};
+use mailtree_protocols::inject::MAX_HEADER;
+use mailtree_protocols::inject::fields::header_len;
+use mailtree_protocols::inject::receipt::{Asked, asked, message};
 
 use super::{Broken, copy_input, usage};
 use crate::qmail_open;
-
-/// Bytes of a header; one that is longer asks for nothing behind them.
-const MAX_HEADER: usize = 1024 * 1024;
 
 const USAGE: &str = "qreceipt: usage: qreceipt deliveryaddress";
 
