@@ -16,6 +16,7 @@ mod clients;
 mod command_line;
 mod config;
 mod crash;
+mod delivery_programs;
 mod explain;
 mod front;
 mod full_disk;

@@ -75,7 +75,7 @@ mod tests {
             ),
             ("Notice-Requested-Upon-Delivery-To: Me@y\n\n", Ok(None)),
             ("Notice-Requested-Upon-Delivery-To:\n\n", Ok(None)),
-            ("Notice-Requested-Upon-Delivery-To: ,\n\n", Err("Notice-Requested-Upon-Delivery-To: ,\n")),
+            ("Notice-Requested-Upon-Delivery-To: (a\n\n", Err("Notice-Requested-Upon-Delivery-To: (a\n")),
             ("Subject: x\n\nNotice-Requested-Upon-Delivery-To: me@y\n", Ok(None)),
             ("no field\nNotice-Requested-Upon-Delivery-To: me@y\n", Ok(None)),
             (

@@ -216,7 +216,11 @@ const HELPS: &[Help] = &[
     Help {
         name: "predate",
         examples: &["predate sendmail -t < letter"],
-        codes: &[("0", "done; all codes are the program's, but"), ("111", "it crashed, or cannot be run")],
+        codes: &[
+            ("0", "done; all codes are the program's, but"),
+            ("100", "no program was named"),
+            ("111", "it crashed, or cannot be run"),
+        ],
     },
     Help {
         name: "qreceipt",
@@ -227,7 +231,11 @@ const HELPS: &[Help] = &[
             ("111", "not now"),
         ],
     },
-    Help { name: "qbiff", examples: &["|qbiff"], codes: &[("0", "always")] },
+    Help {
+        name: "qbiff",
+        examples: &["|qbiff"],
+        codes: &[("0", "always"), ("100", "not used"), ("111", "not used")],
+    },
     Help {
         name: "maildirmake",
         examples: &["maildirmake ~/Maildir"],
@@ -236,7 +244,11 @@ const HELPS: &[Help] = &[
     Help {
         name: "maildir2mbox",
         examples: &["MAILDIR=~/Maildir MAIL=~/mbox MAILTMP=~/mbox.tmp maildir2mbox"],
-        codes: &[("0", "done; unread and read messages are in $MAIL"), ("111", "not done; nothing is lost")],
+        codes: &[
+            ("0", "done; unread and read messages are in $MAIL"),
+            ("100", "not used"),
+            ("111", "not done; nothing is lost"),
+        ],
     },
     Help {
         name: "mbox2maildir",
@@ -251,7 +263,11 @@ const HELPS: &[Help] = &[
     Help {
         name: "qmail-newu",
         examples: &["qmail-newu"],
-        codes: &[("0", "done"), ("111", "users/assign is bad or missing, or users/cdb could not be written")],
+        codes: &[
+            ("0", "done"),
+            ("100", "not used"),
+            ("111", "users/assign is bad or missing, or users/cdb could not be written"),
+        ],
     },
     Help {
         name: "qmail-pw2u",

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 use mailtree_config::regular;
 use mailtree_protocols::mbox::{from_line, is_quoted};
+use rustix::event::{Timespec, poll};
 use rustix::fs::FlockOperation;
 
 use super::{reason, unable};
@@ -23,6 +24,9 @@ use crate::failure::Failure;
 
 /// Age from which on a file in `tmp` is nobody's: 36 hours.
 const OLD: Duration = Duration::from_secs(36 * 60 * 60);
+
+/// How long the lock of the old file is left to others.
+const GIVE_WAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Longest piece of a line that is held, in bytes.
 const PIECE: u64 = 64 * 1024;
@@ -129,20 +133,31 @@ fn copy_old(old: &mut File, new: &mut File, mbox: &Path, tmp: &Path) -> Result<u
     }
 }
 
-/// What others have written to the old file since it was copied: they had opened it before and waited for its lock, and get it
-/// now before this process gets it again.
+/// What others write to the old file since it was copied: they had opened it before it lost its name. They are given way until
+/// nobody waits for its lock.
 fn carry_over(old: &mut File, mut copied: u64, new: &mut File) -> io::Result<()> {
     loop {
         rustix::fs::flock(&*old, FlockOperation::Unlock)?;
+        // Whoever was woken is not overtaken, and whoever had just opened it comes to wait.
+        poll(&mut [], Some(&GIVE_WAY))?;
         rustix::fs::flock(&*old, FlockOperation::LockExclusive)?;
-        if old.metadata()?.len() <= copied {
+        let len = old.metadata()?.len();
+        if len > copied {
+            old.seek(SeekFrom::Start(copied))?;
+            new.seek(SeekFrom::End(0))?;
+            copied += io::copy(old, new)?;
+            new.sync_all()?;
+        } else if !is_waited_for(old)? {
             return Ok(());
         }
-        old.seek(SeekFrom::Start(copied))?;
-        new.seek(SeekFrom::End(0))?;
-        copied += io::copy(old, new)?;
-        new.sync_all()?;
     }
+}
+
+/// Whether somebody waits for the lock of a file (proc_locks(5)).
+fn is_waited_for(file: &File) -> io::Result<bool> {
+    let inode = format!(":{} ", file.metadata()?.ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    Ok(locks.lines().any(|line| line.contains("-> FLOCK") && line.contains(&inode)))
 }
 
 /// The messages that came before this second: those of this one might not be in order.
