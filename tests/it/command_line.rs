@@ -306,7 +306,10 @@ fn bash_takes_the_completions() {
     let line = "source <(mailtree completions bash); complete -p svstat tcprules mailtree >/dev/null || exit; \
                 COMP_WORDS=(mailtree qmail-q); COMP_CWORD=1; _mailtree mailtree qmail-q mailtree; echo ${COMPREPLY[@]}; \
                 COMP_WORDS=(vadduser --h); COMP_CWORD=1; _vadduser vadduser --h vadduser; echo ${COMPREPLY[@]}";
-    assert_eq!(sh(None, line).expect(0).stdout, "qmail-queue qmail-qmqpc qmail-qmqpd qmail-qread qmail-qstat\n--home --help\n");
+    assert_eq!(
+        sh(None, line).expect(0).stdout,
+        "qmail-queue qmail-qmqpc qmail-qmqpd qmail-qread qmail-qstat\n--home --help\n"
+    );
     assert!(sh(None, "mailtree completions fish").expect(0).stdout.contains("complete -c svstat"));
 }
 
