@@ -32,7 +32,7 @@ pub const QMAIL_QUEUE_SOCKET: &str = "qmail-queue.sock";
 const SIZE_MAX: u64 = 1 << 20;
 
 /// Names that belong to services every host has.
-const RESERVED: [&str; 8] = ["svscan", "log", "resolver", "queue", "users", "send", "control", "qmail-queue"];
+const RESERVED: [&str; 8] = ["svscan", "log", "resolver", "queue", "users", "send", "control", "inject"];
 
 /// One host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -280,7 +280,7 @@ fn qmail_queue_service(shared: Shared) -> ServiceSpec {
     let run = shared.configuration.in_force().paths().run;
     let everybody = Mode::from_raw_mode(0o666);
     let socket = Arc::new(unix::Socket::new(run.clone(), QMAIL_QUEUE_SOCKET, everybody));
-    spec("qmail-queue", QUICK, move |supervise| {
+    spec("inject", QUICK, move |supervise| {
         let (shared, socket, run) = (shared.clone(), Arc::clone(&socket), run.clone());
         Box::pin(async move {
             let host = shared.configuration.read();

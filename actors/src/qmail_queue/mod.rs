@@ -1,4 +1,4 @@
-//! The service behind `run/qmail-queue.sock`: takes messages in from qmail-queue processes of any local user.
+//! The service `inject` behind `run/qmail-queue.sock`: takes messages in from qmail-queue processes of any local user.
 //!
 //! Owns: the socket and its connections. Asks: the queue. Asked by: nobody. Dies when: the socket fails. After a
 //! restart: takes the same socket, so that processes wait in its backlog; one that was cut off has handed in nothing.

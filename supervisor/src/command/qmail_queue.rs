@@ -182,12 +182,12 @@ impl To<'_> {
             }
             Self::Files(files) => into_files(*files, message, envelope),
             Self::Unknown { home, patience } => {
-                let begin = Instant::now();
+                let (begin, whole) = (Instant::now(), [&HELLO[..], &rest].concat());
                 loop {
                     let Some(mut stream) = connected(home, patience)? else {
                         return into_files(files(home)?, message, envelope);
                     };
-                    let heard = say(&mut stream, &[&HELLO, &rest]).and_then(|()| answer(&mut stream));
+                    let heard = say(&mut stream, &[&whole]).and_then(|()| answer(&mut stream));
                     match heard {
                         Ok(BUSY) | Err(Exit(BUSY)) => come_again(begin, patience)?,
                         Ok(code) => return said(code),
@@ -307,11 +307,14 @@ fn rest() {
     poll(&mut [], Some(&timespec(time))).unwrap_or(0);
 }
 
-/// What cannot be said any more is no matter if the host has answered already.
+/// A host that hears no more may have said why.
 fn say(stream: &mut UnixStream, parts: &[&[u8]]) -> Result<(), Exit> {
     let written = parts.iter().try_for_each(|part| stream.write_all(part));
-    written.map_err(|error| match word(stream) {
-        Ok(code) if code != GO && code != 0 => Exit(code),
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => match answer(stream) {
+            Ok(code) if code != 0 => Exit(code),
+            _ => failed(&error),
+        },
         _ => failed(&error),
     })
 }
@@ -339,4 +342,170 @@ fn failed(error: &io::Error) -> Exit {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Exit(exit::TIMEOUT),
         _ => Exit(exit::COMMUNICATION),
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixListener;
+
+    use mailtree_protocols::qmail_queue::socket::{Listener, Said};
+
+    use super::*;
+
+    const SHORT: Patience = Patience {
+        connect: Duration::from_millis(300),
+        write: Duration::from_millis(300),
+        answer: Duration::from_millis(300),
+        idle: Duration::from_millis(50),
+    };
+
+    /// A home whose host is `listener`.
+    fn home() -> (tempfile::TempDir, UnixListener) {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("run")).unwrap();
+        let listener = UnixListener::bind(home.path().join("run").join(QMAIL_QUEUE_SOCKET)).unwrap();
+        (home, listener)
+    }
+
+    fn hand_in(home: &Path, size: usize) -> Result<(), Exit> {
+        let (message, envelope) = (home.join("m"), home.join("e"));
+        std::fs::write(&message, vec![b'x'; size]).unwrap();
+        std::fs::write(&envelope, b"Fa@x\0Tb@y\0\0").unwrap();
+        let (message, envelope) = (File::open(message).unwrap(), File::open(envelope).unwrap());
+        queue(message.as_fd(), envelope.as_fd(), home, SHORT)
+    }
+
+    /// Hears a process to its end; how many bytes its message has.
+    fn hear(stream: &mut UnixStream) -> usize {
+        let (mut listener, mut buffer, mut size) = (Listener::default(), vec![0; 1 << 20], 0);
+        loop {
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(read > 0, "the process left before the end");
+            let mut bytes = &buffer[..read];
+            while let Some(said) = listener.hear(&mut bytes).unwrap() {
+                match said {
+                    Said::Message(bytes) => size += bytes.len(),
+                    Said::Envelope(_) => (),
+                    Said::End => return size,
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_hangs_is_a_timeout() {
+        let (home, listener) = home();
+        // The kernel takes the connection, and nobody the message.
+        for size in [10, 1_000_000] {
+            assert_eq!(hand_in(home.path(), size), Err(Exit(exit::TIMEOUT)), "{size}");
+        }
+        // So many wait that the kernel takes no more.
+        rustix::net::listen(&listener, 0).unwrap();
+        let path = home.path().join("run").join(QMAIL_QUEUE_SOCKET);
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            if connect(&socket, &address).is_err() {
+                break;
+            }
+            waiting.push(socket);
+        }
+        assert_eq!(hand_in(home.path(), 10), Err(Exit(exit::CONNECT)));
+    }
+
+    #[test]
+    fn a_host_that_says_come_again_is_asked_again() {
+        for size in [10, 1_000_000] {
+            let (home, listener) = home();
+            let host = std::thread::spawn(move || {
+                for _ in 0..2 {
+                    listener.accept().unwrap().0.write_all(&[BUSY]).unwrap();
+                }
+                let mut stream = listener.accept().unwrap().0;
+                stream.write_all(&[GO]).unwrap();
+                let size = hear(&mut stream);
+                stream.write_all(&[0]).unwrap();
+                // From here on nobody is let in.
+                for stream in listener.incoming() {
+                    if stream.unwrap().write_all(&[BUSY]).is_err() {
+                        break;
+                    }
+                }
+                drop(listener);
+                size
+            });
+            assert_eq!(hand_in(home.path(), size), Ok(()));
+            assert_eq!(hand_in(home.path(), size), Err(Exit(exit::REFUSED)));
+            drop(host);
+        }
+    }
+
+    #[test]
+    fn the_hosts_answer_is_the_exit_code() {
+        for size in [10, 1_000_000] {
+            for (answer, exit) in [
+                (Some(exit::WRITE), exit::WRITE),
+                (Some(exit::FORMAT), exit::FORMAT),
+                (None, exit::COMMUNICATION),
+            ] {
+                // Before the message has been heard, and after it.
+                for early in [false, true] {
+                    let (home, listener) = home();
+                    let host = std::thread::spawn(move || {
+                        let mut stream = listener.accept().unwrap().0;
+                        stream.write_all(&[GO]).unwrap();
+                        if !early {
+                            assert_eq!(hear(&mut stream), size);
+                        }
+                        stream.write_all(answer.as_slice()).unwrap();
+                    });
+                    assert_eq!(hand_in(home.path(), size), Err(Exit(exit)), "{size} {answer:?} {early}");
+                    host.join().unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_waits_hears_that_somebody_is_there() {
+        let (home, listener) = home();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let host = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            stream.write_all(&[GO]).unwrap();
+            let mut heard = Vec::new();
+            let idle = header(Kind::Idle, 0);
+            while !heard.ends_with(&[idle, idle].concat()) {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                heard.push(byte[0]);
+            }
+            // Only now the message goes on.
+            writer.write_all(b"rest").unwrap();
+            drop(writer);
+            let mut rest = vec![0; HEADER_OF_REST];
+            stream.read_exact(&mut rest).unwrap();
+            stream.write_all(&[0]).unwrap();
+            heard.len() + rest.len()
+        });
+        let path = home.path().join("e");
+        std::fs::write(&path, b"Fa@x\0Tb@y\0\0").unwrap();
+        let envelope = File::open(path).unwrap();
+        let mut first = io::Cursor::new(vec![b'x'; MAX_FRAME]);
+        let (source, mut to) = io::pipe().unwrap();
+        let feeder = std::thread::spawn(move || {
+            io::copy(&mut first, &mut to).unwrap();
+            let mut reader = reader;
+            io::copy(&mut reader, &mut to).unwrap();
+        });
+        assert_eq!(queue(source.as_fd(), envelope.as_fd(), home.path(), SHORT), Ok(()));
+        feeder.join().unwrap();
+        assert!(host.join().unwrap() > MAX_FRAME);
+    }
+
+    /// `rest`, the envelope and the end, each with its header.
+    const HEADER_OF_REST: usize = 5 + 4 + 5 + 11 + 5;
 }

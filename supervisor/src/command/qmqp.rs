@@ -100,7 +100,7 @@ fn address(line: &[u8]) -> Option<SocketAddr> {
 }
 
 fn send(stream: TcpStream, message: &mut File, envelope: &[u8]) -> Result<(), u8> {
-    let exchange = || -> io::Result<u8> {
+    let mut exchange = || -> io::Result<u8> {
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;
         let size = message.stream_position()?;
@@ -117,14 +117,13 @@ fn send(stream: TcpStream, message: &mut File, envelope: &[u8]) -> Result<(), u8
         to.write_all(b",")?;
         to.flush()?;
         for byte in BufReader::new(&stream).take(MAX_ANSWER).bytes() {
-            match byte? {
-                letter @ (b'K' | b'Z' | b'D') => return Ok(letter),
-                _ => (),
+            let byte = byte?;
+            if matches!(byte, b'K' | b'Z' | b'D') {
+                return Ok(byte);
             }
         }
         Err(io::ErrorKind::UnexpectedEof.into())
     };
-    let mut exchange = exchange;
     match exchange() {
         Ok(b'K') => Ok(()),
         Ok(b'D') => Err(31),

@@ -187,7 +187,13 @@ mod needs_root {
         let texts = host.maildir("bob").wait(1, PATIENCE);
         assert!(texts[0].contains(" invoked by uid 54321); "), "{texts:#?}");
         host.wait_log("info msg *: bytes * from <sender@mx.test> qp * uid 54321");
+        let ran = local.run_as(54_321, "USER=sender sendmail -t", "To: bob@mx.test\n\nx\n");
+        assert_eq!((ran.code, &*ran.stderr), (Some(0), ""));
+        host.maildir("bob").wait(2, PATIENCE);
         host.stop();
+        let ran = local.run_as(54_321, "sendmail bob@mx.test", "\n");
+        let said = "qmail-inject: fatal: qq trouble creating files in queue (#4.3.0)\n";
+        assert_eq!((ran.code, &*ran.stderr), (Some(111), said));
         assert_eq!(local.run_as(54_321, HAND_IN, "").stderr, "62\n");
         // The owner of the queue's directories gets what root writes there.
         for dir in ["mess", "todo", "intd", "pid"] {
