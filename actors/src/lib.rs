@@ -20,6 +20,7 @@ pub mod pid;
 pub mod pool;
 pub mod program;
 pub mod qmail_local;
+pub mod qmail_queue;
 pub mod qmail_send;
 pub mod qmail_start;
 pub mod queue;

@@ -1,6 +1,8 @@
 //! The host's listening sockets. They outlive the death of a service, so that clients wait in the kernel's backlog
 //! while it comes back; a service that is stopped closes its own.
 
+pub mod unix;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -10,18 +10,25 @@ mod who;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use mailtree_protocols::maildir as names;
+use mailtree_protocols::maildirsize::WARN_PERCENT;
 use mailtree_protocols::queue::MessageId;
+use mailtree_protocols::received::date;
 use mailtree_protocols::report::Report;
 
-pub(crate) use plan::{Did, Plan, Step, Target};
+pub(crate) use plan::{Did, Kept, Plan, Step, Target};
 pub(crate) use process::{deliver, unread};
 pub use program::Limits;
 pub(crate) use who::Home;
 
+use crate::maildir::quota::{self, Admission};
 use crate::maildir::{self, Copy};
 use crate::queue::{Body, InMaildir};
 use crate::vpopmail::Vpopmail;
+
+/// In the name of a warning: no delivery has so many Maildirs.
+const WARNING: usize = 999_999;
 
 /// What deliveries on this host need to know.
 #[derive(Clone)]
@@ -68,10 +75,70 @@ impl QmailLocal {
         let &Letter { id, birth, record, again, doubted, head, body } = letter;
         let size = body.size() + head.len() as u64;
         let name = names::name(birth, id, record, nth, &self.me, size);
-        let Target { dir, domain } = target;
+        let Target { dir, within, quota } = target;
         let copy =
-            Copy { maildir: dir, within: domain.as_deref(), name: name.as_ref(), head, body, again, doubted };
-        maildir::deliver(&copy).map_err(|error| maildir_trouble(dir, &error))
+            Copy { maildir: dir, within: within.as_deref(), name: name.as_ref(), head, body, again, doubted };
+        let trouble = |error: io::Error| maildir_trouble(dir, &error);
+        let Some(kept) = quota else { return maildir::deliver(&copy).map_err(trouble) };
+        // What an earlier attempt has delivered is counted.
+        match maildir::earlier(&copy) {
+            Ok(Some(earlier)) => return Ok(earlier),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
+            Ok(None) | Err(_) => (),
+        }
+        let admitted = match quota::admit(dir, kept.quota, size).map_err(trouble)? {
+            Admission::Admitted(admitted) => admitted,
+            Admission::Over => {
+                self.warn(letter, dir, kept);
+                let text = plan::said(&kept.domain, &self.domains, ".over-quota.msg");
+                return Err(Report::failure(text.unwrap_or_else(|| "user is over quota\n".to_owned())));
+            }
+        };
+        if admitted.percent >= WARN_PERCENT {
+            self.warn(letter, dir, kept);
+        }
+        let delivered = maildir::deliver(&copy).map_err(trouble)?;
+        if let Err(error) = admitted.count() {
+            tracing::warn!("warning: unable to count a message in {}: {error}", dir.display());
+        }
+        Ok(delivered)
+    }
+
+    /// Tells the user that his Maildir is full, or nearly so: once a day, where the administrator has written what. Nothing
+    /// depends on it.
+    fn warn(&self, letter: &Letter<'_>, maildir: &Path, kept: &Kept) {
+        if let Err(error) = self.try_to_warn(letter, maildir, kept)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("warning: unable to warn the user of {}: {error}", maildir.display());
+        }
+    }
+
+    fn try_to_warn(&self, letter: &Letter<'_>, maildir: &Path, kept: &Kept) -> io::Result<()> {
+        let Some(text) = quota::text(&kept.domain, &self.domains, ".quotawarn.msg")? else { return Ok(()) };
+        if !quota::warning_is_due(maildir)? {
+            return Ok(());
+        }
+        let delivered_to = letter.head.splitn(2, |byte| *byte == b'\n').nth(1).unwrap_or_default();
+        let head = [delivered_to, format!("Date: {}\n", date(Timestamp::now())).as_bytes()].concat();
+        let body = Body::memory(text.into());
+        let size = body.size() + head.len() as u64;
+        // No other message of this host has this number and this birth.
+        let name = names::name(letter.birth, letter.id, letter.record, WARNING, &self.me, size);
+        let copy = Copy {
+            maildir,
+            within: None,
+            name: name.as_ref(),
+            head: &head,
+            body: &body,
+            again: false,
+            doubted: false,
+        };
+        let copy = maildir::deliver(&copy)?;
+        if let Admission::Admitted(admitted) = quota::admit(maildir, kept.quota, 0)? {
+            admitted.count()?;
+        }
+        maildir::sync(&[copy], false)
     }
 }
 

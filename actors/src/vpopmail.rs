@@ -17,16 +17,13 @@ use mailtree_protocols::assign::{self, Controlled};
 use mailtree_protocols::chkuser::rcpt::{Domain, QMAIL_DEFAULT};
 use mailtree_protocols::domains::Domains;
 use mailtree_protocols::dotqmail::{self, Instruction};
-use mailtree_protocols::maildirsize::{MAX_SIZE, Quota, Usage};
+use mailtree_protocols::maildirsize::Quota;
 use mailtree_protocols::queue::Channel;
 use mailtree_protocols::route::route;
 use mailtree_protocols::vpasswd::{Entry, lookup};
 
 use crate::cdb_files::{CdbFiles, about};
 use vpasswd::Vpasswd;
-
-/// Messages of a Maildir that are counted; one with more is counted as if it had so many.
-const MAX_MESSAGES: usize = 100_000;
 
 /// The domains of a host.
 #[derive(Clone)]
@@ -188,11 +185,7 @@ impl Vpopmail {
             io::Error::other(format!("the quota of {name} is `{quota}`; allowed: NOQUOTA, 1000S, 1000S,10C"))
         })?;
         let maildir = Path::new(OsStr::from_bytes(&entry.dir)).join("Maildir");
-        let usage = match read_beginning(&maildir.join("maildirsize"), MAX_SIZE)? {
-            Some(text) => Usage::sum(&text),
-            None => counted(&maildir)?,
-        };
-        Ok(quota.percent(&usage))
+        Ok(quota.percent(&crate::maildir::quota::usage(&maildir)?))
     }
 }
 
@@ -206,26 +199,4 @@ fn read_beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
     Ok(Some(text))
-}
-
-fn counted(maildir: &Path) -> io::Result<Usage> {
-    let mut usage = Usage::default();
-    for sub in ["new", "cur"] {
-        let entries = match fs::read_dir(maildir.join(sub)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in entries.take(MAX_MESSAGES) {
-            let entry = entry?;
-            let size = match Usage::size_in_name(entry.file_name().as_bytes()) {
-                Some(size) => size,
-                // One that is just being removed is no more.
-                None => entry.metadata().map_or(0, |metadata| metadata.len()),
-            };
-            usage.bytes = usage.bytes.saturating_add(size);
-            usage.messages += 1;
-        }
-    }
-    Ok(usage)
 }

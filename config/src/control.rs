@@ -114,6 +114,21 @@ pub struct Domestic {
     pub virtualdomains: VirtualDomains,
 }
 
+/// What qmail-inject reads, and what sendmail says to a client of `-bs`.
+#[derive(Debug, Clone)]
+pub struct Inject {
+    /// Put behind a host without a dot.
+    pub defaultdomain: String,
+    /// Host of addresses without one.
+    pub defaulthost: String,
+    /// Put in place of the `+` at the end of a host.
+    pub plusdomain: String,
+    /// Host in Message-ID.
+    pub idhost: String,
+    /// Name in the greeting, without ` ESMTP`.
+    pub greeting: String,
+}
+
 /// What qmail-remote reads.
 #[derive(Debug, Clone)]
 pub struct Remote {
@@ -195,6 +210,20 @@ impl Control {
         self.simcontrol.current(&self.files, simcontrol)
     }
 
+    /// What qmail-inject reads: once, for a process that soon ends.
+    pub fn inject(&self) -> Result<Inject, Error> {
+        let mut reading = Reading::new(&self.files.dir);
+        let inject = inject(&mut reading);
+        Error::unless_none(reading.problems, inject)
+    }
+
+    /// The servers of qmail-qmqpc, one a line; none without the file.
+    pub fn qmqpservers(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let mut reading = Reading::new(&self.files.dir);
+        let servers = reading.entries_or_none("qmqpservers");
+        Error::unless_none(reading.problems, servers)
+    }
+
     /// The domains of this host.
     pub fn domestic(&self) -> Result<Arc<Domestic>, Error> {
         self.domestic.current(&self.files, domestic)
@@ -226,6 +255,8 @@ impl Control {
         smtpd(&mut reading);
         send(&mut reading);
         remote(&mut reading);
+        inject(&mut reading);
+        reading.entries_or_none::<Vec<Vec<u8>>>("qmqpservers");
         simcontrol(&mut reading);
         concurrencyincoming(&mut reading);
         let Reading { settings, problems, warnings, .. } = reading;
@@ -444,6 +475,16 @@ fn percenthack(reading: &mut Reading<'_>) -> Domains {
         }
     }
     hosts.iter().collect()
+}
+
+fn inject(reading: &mut Reading<'_>) -> Inject {
+    Inject {
+        defaultdomain: reading.text("defaultdomain", Missing::Me, Kind::Name),
+        defaulthost: reading.text("defaulthost", Missing::Me, Kind::Name),
+        plusdomain: reading.text("plusdomain", Missing::Me, Kind::Name),
+        idhost: reading.text("idhost", Missing::Me, Kind::Name),
+        greeting: reading.text("smtpgreeting", Missing::Me, Kind::Words),
+    }
 }
 
 fn remote(reading: &mut Reading<'_>) -> Remote {

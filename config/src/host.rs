@@ -25,11 +25,14 @@ pub use smtpd::{ReverseDns, SenderPolicy, Smtpd};
 /// The name of the file in the home.
 pub const FILE: &str = "host.ron";
 
+/// The name of the socket of qmail-queue in `run/`.
+pub const QMAIL_QUEUE_SOCKET: &str = "qmail-queue.sock";
+
 /// A longer `host.ron` is refused: 1 MiB.
 const SIZE_MAX: u64 = 1 << 20;
 
 /// Names that belong to services every host has.
-const RESERVED: [&str; 7] = ["svscan", "log", "resolver", "queue", "users", "send", "control"];
+const RESERVED: [&str; 8] = ["svscan", "log", "resolver", "queue", "users", "send", "control", "inject"];
 
 /// One host.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -351,6 +354,11 @@ impl Paths {
     /// The control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.run.join("control.sock")
+    }
+
+    /// The socket of qmail-queue.
+    pub fn qmail_queue_socket(&self) -> PathBuf {
+        self.run.join(QMAIL_QUEUE_SOCKET)
     }
 }
 

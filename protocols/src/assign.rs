@@ -2,6 +2,8 @@
 
 use crate::cdb::{self, Cdb, CdbMake};
 
+pub mod passwd;
+
 /// The user who controls a local address, as qmail-local gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Controlled {

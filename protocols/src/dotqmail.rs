@@ -1,5 +1,7 @@
 //! `.qmail` files: which one is asked, and what its lines say (qmail-local; vdelivermail for virtual domains).
 
+mod shell;
+
 /// Largest `.qmail` file, in bytes.
 pub const MAX_SIZE: u64 = 256 * 1024;
 
@@ -46,9 +48,10 @@ pub enum Instruction {
     Mbox(Vec<u8>),
     /// `&user@host`, or an address as such.
     Forward(Vec<u8>),
-    /// `| …/vdelivermail '' ACTION`: the virtual domain's users, then this for everybody else.
+    /// `| …/vdelivermail '' ACTION`, quoted as the shell allows: the virtual domain's users, then this for everybody else. The
+    /// first argument is ignored, as vpopmail ignores it.
     Vdelivermail(UnknownUser),
-    /// Any other `|command`.
+    /// Any other `|command`, also one with vdelivermail in which the shell has more to do than to read words: variables, pipes.
     Program(Vec<u8>),
     /// `+list`: from here on there are addresses only.
     List,
@@ -80,10 +83,24 @@ pub enum UnknownUser {
     Bounce,
     /// `delete`: success, and nothing is kept.
     Delete,
-    /// An address.
+    /// An address, with a host.
     Forward(Vec<u8>),
-    /// A directory: a user's, or a Maildir.
+    /// A name without a host: that user of the same domain.
+    User(Vec<u8>),
+    /// A directory, a user's or a Maildir: from the root, or, ended by a slash, from the domain's directory.
     Directory(Vec<u8>),
+}
+
+impl UnknownUser {
+    /// The address that gets the mail of a domain, `host`, if one does.
+    #[must_use]
+    pub fn forward(&self, host: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Forward(to) => Some(to.clone()),
+            Self::User(name) => Some([name, &b"@"[..], host].concat()),
+            Self::Bounce | Self::Delete | Self::Directory(_) => None,
+        }
+    }
 }
 
 /// A `.qmail` file that cannot be obeyed. Mail waits until it is mended.
@@ -131,25 +148,37 @@ pub fn parse(text: &[u8]) -> Result<Vec<Instruction>, Error> {
 }
 
 fn program(command: &[u8]) -> Result<Instruction, Error> {
-    let mut words = command.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
-    let name = words.next().unwrap_or_default();
-    if name.rsplit(|byte| *byte == b'/').next() != Some(b"vdelivermail") {
-        return Ok(Instruction::Program(command.to_vec()));
-    }
-    // The shell reads both as an empty word.
-    let (Some(b"''" | b"\"\""), Some(action), None) = (words.next(), words.next(), words.next()) else {
-        return Err(Error::Vdelivermail);
+    let program = || Ok(Instruction::Program(command.to_vec()));
+    let words = match shell::read(command) {
+        shell::Command::Words(words) => words,
+        shell::Command::Unclosed(words) if is_vdelivermail(&words) => return Err(Error::Vdelivermail),
+        shell::Command::Unclosed(_) | shell::Command::More => return program(),
     };
-    // A word in quotes is the same word.
-    let quoted = |quote: &[u8]| action.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
-    let action = quoted(b"'").or_else(|| quoted(b"\"")).unwrap_or(action);
-    Ok(Instruction::Vdelivermail(match action {
-        b"bounce-no-mailbox" => UnknownUser::Bounce,
-        b"delete" => UnknownUser::Delete,
-        action if action.starts_with(b"/") => UnknownUser::Directory(action.to_vec()),
-        action if action.contains(&b'@') => UnknownUser::Forward(action.to_vec()),
-        _ => return Err(Error::Vdelivermail),
-    }))
+    if !is_vdelivermail(&words) {
+        return program();
+    }
+    let [_, _, action] = &words[..] else { return Err(Error::Vdelivermail) };
+    action_of(action).map(Instruction::Vdelivermail).ok_or(Error::Vdelivermail)
+}
+
+fn is_vdelivermail(words: &[Vec<u8>]) -> bool {
+    words.first().and_then(|name| name.rsplit(|byte| *byte == b'/').next()) == Some(b"vdelivermail")
+}
+
+/// None: a line of a `.qmail` file that is no action, such as an mbox file or a program.
+fn action_of(action: &[u8]) -> Option<UnknownUser> {
+    let bare = action.strip_prefix(b"&").unwrap_or(action);
+    Some(match (action, action.first()?) {
+        (b"bounce-no-mailbox", _) => UnknownUser::Bounce,
+        (b"delete", _) => UnknownUser::Delete,
+        (_, b'/') => UnknownUser::Directory(action.to_vec()),
+        (_, b'.') if action.ends_with(b"/") => UnknownUser::Directory(action.to_vec()),
+        (_, b'.' | b'|' | b'#') => return None,
+        _ if bare.iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) => return None,
+        _ if bare.contains(&b'@') => UnknownUser::Forward(bare.to_vec()),
+        _ if bare.is_empty() || bare.contains(&b'/') => return None,
+        _ => UnknownUser::User(bare.to_vec()),
+    })
 }
 
 #[cfg(test)]
@@ -193,15 +222,64 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Ok(expected), "{text:?}");
         }
         assert_eq!(parse(b"\n./Maildir/\n"), Err(Error::FirstLineBlank));
-        for same in [
-            &b"| /v/vdelivermail \"\" delete\n"[..],
-            b"| /v/vdelivermail '' 'delete'\n",
-            b"| vdelivermail \"\" \"delete\"",
+    }
+
+    #[test]
+    fn vdelivermail_is_read_as_the_shell_reads_it() {
+        use UnknownUser as U;
+        let user = |name: &str| U::User(name.as_bytes().to_vec());
+        for (line, expected) in [
+            (r#"/v/vdelivermail "" delete"#, U::Delete),
+            (r"/v/vdelivermail '' 'delete'", U::Delete),
+            (r#"vdelivermail "" "delete""#, U::Delete),
+            (r"'/home/vpopmail/bin/vdelivermail' '' bounce-no-mailbox", U::Bounce),
+            (r#""/home/v pop/bin"/vdelivermail '' bounce-no-"mail"box"#, U::Bounce),
+            (r"/home/v\ pop/vdelivermail   ''\tdelete   # catch-all", U::Delete),
+            ("~vpopmail/bin/vdelivermail '' bob@x.test", U::Forward(b"bob@x.test".to_vec())),
+            ("vdelivermail '' '&bob@x.test'", U::Forward(b"bob@x.test".to_vec())),
+            ("vdelivermail '' postmaster", user("postmaster")),
+            ("vdelivermail '' bob-list", user("bob-list")),
+            ("vdelivermail '' Delete", user("Delete")),
+            ("vdelivermail ignored delete", U::Delete),
+            ("vdelivermail '' /v/d/x.test/bob", U::Directory(b"/v/d/x.test/bob".to_vec())),
+            ("vdelivermail '' '/v/d/x.test/a b/'", U::Directory(b"/v/d/x.test/a b/".to_vec())),
+            ("vdelivermail '' ./bob/Maildir/", U::Directory(b"./bob/Maildir/".to_vec())),
         ] {
-            assert_eq!(parse(same), Ok(vec![I::Vdelivermail(UnknownUser::Delete)]));
+            let line = line.replace("\\\\", "\\").replace("\\t", "\t");
+            assert_eq!(
+                parse(format!("| {line}\n").as_bytes()),
+                Ok(vec![Instruction::Vdelivermail(expected)]),
+                "{line}"
+            );
         }
-        assert_eq!(parse(b"| vdelivermail '\" delete\n"), Err(Error::Vdelivermail));
-        assert_eq!(parse(b"| vdelivermail\n"), Err(Error::Vdelivermail));
-        assert_eq!(parse(b"| vdelivermail '' nonsense\n"), Err(Error::Vdelivermail));
+        for line in [
+            "vdelivermail",
+            "vdelivermail ''",
+            "vdelivermail '' ''",
+            "vdelivermail '' delete more",
+            "vdelivermail '\" delete",
+            "/v/vdelivermail '' 'delete",
+            "vdelivermail '' ./mbox",
+            "vdelivermail '' '|program'",
+            "vdelivermail '' '#nothing'",
+            "vdelivermail '' bob/Maildir",
+            "vdelivermail '' 'two words'",
+        ] {
+            assert_eq!(parse(format!("|{line}\n").as_bytes()), Err(Error::Vdelivermail), "{line}");
+        }
+        for line in [
+            "vdelivermail '' $DEFAULT",
+            "vdelivermail '' \"$EXT@x.test\"",
+            "vdelivermail '' delete; true",
+            "spam | vdelivermail '' delete",
+            "vdelivermail '' ~bob/Maildir",
+            "EXT=x vdelivermail '' delete",
+            "$HOME/bin/vdelivermail '' delete",
+            "preline vdelivermail '' delete",
+            "echo it's vdelivermail",
+        ] {
+            let program = Instruction::Program(line.as_bytes().to_vec());
+            assert_eq!(parse(format!("|{line}\n").as_bytes()), Ok(vec![program]), "{line}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod inject;
 pub mod journal;
 mod logfield;
 
@@ -22,6 +23,8 @@ pub mod envelope;
 pub mod lspawn;
 pub mod maildir;
 pub mod maildirsize;
+pub mod mbox;
+pub mod netstring;
 pub mod ownership;
 pub mod policy;
 pub mod proxy;
@@ -46,6 +49,7 @@ pub mod tai64;
 pub mod tcprules;
 pub mod tcpserver;
 pub mod tcpto;
+pub mod utmp;
 pub mod validrcptto;
 pub mod variable;
 pub mod virtualdomains;

@@ -10,11 +10,16 @@ use crate::queue::MessageId;
 /// bytes, for those who count quota (Maildir++).
 #[must_use]
 pub fn name(birth: u64, id: MessageId, record: u64, nth: usize, host: &str, size: u64) -> String {
-    // A slash or a colon in the host's name would end the name (cr.yp.to/proto/maildir.html).
-    let host = host.replace('/', "\\057").replace(':', "\\072");
+    let host = host_in_name(host);
     let (seconds, micros) = (birth / 1_000_000, birth % 1_000_000);
     let nth = if nth == 0 { String::new() } else { format!("_{nth}") };
     format!("{seconds}.M{micros}P{id}Q{record}{nth}.{host},S={size}")
+}
+
+/// The host's name as a part of a file's. A slash or a colon would end it (cr.yp.to/proto/maildir.html).
+#[must_use]
+pub fn host_in_name(host: &str) -> String {
+    host.replace('/', "\\057").replace(':', "\\072")
 }
 
 #[cfg(test)]

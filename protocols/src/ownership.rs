@@ -118,7 +118,7 @@ impl User<'_> {
         let everybody = [b".qmail", &*dash, b"default"].concat();
         for candidate in dotqmail::candidates(&dash, &ext).iter().filter(|one| one.file != everybody) {
             if let Some(instructions) = facts.instructions(&home, &candidate.file)? {
-                return Ok(self.told(instructions));
+                return Ok(self.told(instructions, address));
             }
         }
         if facts.user(&home, &ext)?.is_some() {
@@ -134,31 +134,27 @@ impl User<'_> {
             [] if dash.is_empty() => nobody,
             [] => Ok(facts
                 .instructions(&home, &everybody)?
-                .map_or(Whose::Forwarded(Vec::new()), |told| self.told(told))),
+                .map_or(Whose::Forwarded(Vec::new()), |told| self.told(told, address))),
             // Of `a` and `a-b` neither has `a-b-c`.
             [one] if same_home && one == self.own.ext.to_ascii_lowercase() => Ok(Whose::His),
             _ => nobody,
         }
     }
 
-    /// Where the instructions of a file lead.
-    fn told(&self, instructions: Vec<Instruction>) -> Whose {
+    /// Where the instructions of a file lead, for an address.
+    fn told(&self, instructions: Vec<Instruction>, address: &[u8]) -> Whose {
+        let host = address::split(address).1.unwrap_or_default();
         let mut forwards = Vec::new();
         for instruction in instructions {
             match instruction {
-                Instruction::Forward(to) | Instruction::Vdelivermail(UnknownUser::Forward(to)) => {
-                    forwards.push(to);
-                }
+                Instruction::Forward(to) => forwards.push(to),
                 Instruction::Maildir(dir) | Instruction::Vdelivermail(UnknownUser::Directory(dir))
                     if self.is_his_directory(&dir) =>
                 {
                     return Whose::His;
                 }
-                Instruction::Maildir(_)
-                | Instruction::Mbox(_)
-                | Instruction::Program(_)
-                | Instruction::List
-                | Instruction::Vdelivermail(_) => (),
+                Instruction::Maildir(_) | Instruction::Mbox(_) | Instruction::Program(_) | Instruction::List => (),
+                Instruction::Vdelivermail(unknown) => forwards.extend(unknown.forward(host)),
             }
         }
         Whose::Forwarded(forwards)

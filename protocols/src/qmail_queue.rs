@@ -1,7 +1,43 @@
 //! What is said to a qmail-queue program and what its exit code answers (qmail-queue.8, qmail.c; the custom-error patch).
 
+mod records;
+pub mod socket;
+
 use crate::envelope::{self, push};
 use crate::reply::Refusal;
+pub use records::{Fault, MAX_ENVELOPE, Reader, Scanner};
+
+/// Exit codes of qmail-queue that this host's own gives (qmail-queue.8).
+pub mod exit {
+    /// An address is too long.
+    pub const ADDRESS: u8 = 11;
+    /// No memory.
+    pub const MEMORY: u8 = 51;
+    /// It took too long.
+    pub const TIMEOUT: u8 = 52;
+    /// A file could not be written, or the disk is full.
+    pub const WRITE: u8 = 53;
+    /// Message or envelope could not be read, or the envelope has no end.
+    pub const READ: u8 = 54;
+    /// No way into the home.
+    pub const HOME: u8 = 61;
+    /// No way into the queue.
+    pub const QUEUE: u8 = 62;
+    /// No file can be made in `pid`.
+    pub const PID: u8 = 63;
+    /// No file can be made in `mess` or `intd`.
+    pub const MESS: u8 = 64;
+    /// No file can be made in `todo`.
+    pub const TODO: u8 = 66;
+    /// The host refuses it for now.
+    pub const REFUSED: u8 = 71;
+    /// The host did not take the connection in time.
+    pub const CONNECT: u8 = 72;
+    /// The connection to the host broke.
+    pub const COMMUNICATION: u8 = 74;
+    /// The envelope is none.
+    pub const FORMAT: u8 = 91;
+}
 
 /// Longest custom text, in bytes, with its first letter; what follows is not read.
 pub const MAX_CUSTOM: usize = 255;

@@ -14,6 +14,8 @@ pub enum Invoker {
     Alias,
     /// qmail-send, for a bounce.
     Bounce,
+    /// A process of this user.
+    Uid(u32),
 }
 
 /// The line the queue puts above every message; `qp` is the number of its queueing.
@@ -23,6 +25,7 @@ pub fn qmail(invoker: Invoker, qp: u64, now: Timestamp) -> String {
         Invoker::Network => "from network",
         Invoker::Alias => "by alias",
         Invoker::Bounce => "for bounce",
+        Invoker::Uid(uid) => &format!("by uid {uid}"),
     };
     format!("Received: (qmail {qp} invoked {by}); {}\n", date(now))
 }
@@ -68,6 +71,21 @@ pub fn smtp(client: Client<'_>, now: Timestamp) -> String {
     )
 }
 
+/// The line qmail-qmqpd writes of a client that says no name; what is not known of it is `unknown`.
+#[must_use]
+pub fn qmqp(
+    host: Option<&[u8]>,
+    info: Option<&[u8]>,
+    ip: Option<&[u8]>,
+    local: Option<&[u8]>,
+    now: Timestamp,
+) -> String {
+    let known = |name: Option<&[u8]>| safe(name.unwrap_or(b"unknown"));
+    let info = info.map_or_else(String::new, |info| format!("{}@", safe(info)));
+    let (host, ip, local) = (known(host), known(ip), known(local));
+    format!("Received: from {host} ({info}{ip})\n  by {local} with QMQP; {}\n", date(now))
+}
+
 /// The line for an authenticated client that is to stay unnamed (`hide_client`): no address, no name, nothing of what it
 /// called itself. `unknown` and `localhost` stand where RFC 5321 4.4 and qmail's form have something.
 #[must_use]
@@ -111,6 +129,10 @@ mod tests {
         assert_eq!(
             qmail(Invoker::Network, 42, now),
             "Received: (qmail 42 invoked from network); 26 Sep 1995 04:46:54 -0000\n"
+        );
+        assert_eq!(
+            qmail(Invoker::Uid(1000), 7, now),
+            "Received: (qmail 7 invoked by uid 1000); 26 Sep 1995 04:46:54 -0000\n"
         );
         let client = Client {
             host: None,

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use mailtree_actors::exporter::{self, Exporter};
-use mailtree_actors::listen::Sockets;
+use mailtree_actors::listen::{Sockets, unix};
 use mailtree_actors::log::{Lines, Log};
 use mailtree_actors::lspawn::Spawner;
 use mailtree_actors::pool::Pool;
 use mailtree_actors::qmail_local::QmailLocal;
+use mailtree_actors::qmail_queue;
 use mailtree_actors::qmail_start::{self, QmailStart, Running};
 use mailtree_actors::queue::disk::Disk;
 use mailtree_actors::queue::{self, QmailQueue, Queue, Trigger};
@@ -26,11 +27,12 @@ use mailtree_actors::tcpserver::{self, Tcpserver};
 use mailtree_actors::users::{self, Vchkpw};
 use mailtree_actors::wire::Wire;
 use mailtree_actors::{lspawn, qmail_send, rspawn};
-use mailtree_config::host::{Service, Switch};
+use mailtree_config::host::{QMAIL_QUEUE_SOCKET, Service, Switch};
 use mailtree_config::{Host, Problem};
 use mailtree_protocols::queue::OSSIFIED;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, ActorCell};
+use rustix::fs::Mode;
 
 use crate::control;
 use crate::queue_requests;
@@ -172,6 +174,7 @@ pub fn services(
     services.push(resolver(shared.clone()));
     services.push(users(shared.clone()));
     services.push(queue(shared.clone()));
+    services.push(qmail_queue_service(shared.clone()));
     services.push(send_service(shared.clone(), host.grace));
     for (name, service) in &host.services {
         if let Service::Smtpd(_) = service {
@@ -287,6 +290,32 @@ fn queue(shared: Shared) -> ServiceSpec {
         })
     };
     ServiceSpec { start_timeout: REPLAY, ..spec("queue", QUICK, start) }
+}
+
+fn qmail_queue_service(shared: Shared) -> ServiceSpec {
+    let run = shared.configuration.in_force().paths().run;
+    let everybody = Mode::from_raw_mode(0o666);
+    let socket = Arc::new(unix::Socket::new(run.clone(), QMAIL_QUEUE_SOCKET, everybody));
+    spec("inject", QUICK, move |supervise| {
+        let (shared, socket, run) = (shared.clone(), Arc::clone(&socket), run.clone());
+        Box::pin(async move {
+            let host = shared.configuration.read();
+            let known = tokio::task::spawn_blocking(move || {
+                control::let_pass(&run);
+                crate::command::qmail_queue::known_users()
+            });
+            let arguments = qmail_queue::Arguments {
+                socket,
+                queue: shared.queue,
+                // The other half is for clients of the network.
+                messages: (host.queue.receiving / 2).max(1),
+                known: known.await.unwrap_or_default(),
+            };
+            let (service, _) =
+                Actor::spawn_linked(None, qmail_queue::QmailQueue, arguments, supervise).await?;
+            Ok(Started::deaf(service.get_cell()))
+        })
+    })
 }
 
 fn send_service(shared: Shared, grace: Duration) -> ServiceSpec {

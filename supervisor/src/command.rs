@@ -3,17 +3,25 @@
 pub mod adopt;
 pub mod check;
 pub mod completions;
+mod delivery;
+pub mod direct;
 pub mod explain;
 mod help;
 mod home;
 pub mod init;
 pub mod links;
 mod qmail_lspawn;
+mod qmail_inject;
 pub mod qmail_newmrh;
+pub mod qmail_newu;
+mod qmail_pw2u;
 pub mod qmail_qread;
+pub(crate) mod qmail_queue;
 pub mod qmailctl;
+mod qmqp;
 pub mod queue;
 pub mod relocate;
+mod sendmail;
 pub mod svc;
 pub mod svok;
 pub mod svstat;
@@ -74,12 +82,57 @@ enum Command {
     /// The queue: list, show, remove, retry
     #[command(subcommand)]
     Queue(queue::Args),
+    /// Hand in the message on descriptor 0 with the envelope on descriptor 1
+    QmailQueue(direct::Args),
+    /// Complete a message and hand it in
+    QmailInject(direct::Args),
+    /// Hand in a message as sendmail does
+    Sendmail(direct::Args),
+    /// List the queue as sendmail does
+    Mailq(direct::Args),
+    /// Say where aliases are
+    Newaliases(direct::Args),
+    /// Hand in a message with the date of this place
+    Datemail(direct::Args),
+    /// Hand in a text with a subject
+    Mailsubj(direct::Args),
+    /// Pass a message on to a QMQP server, in place of qmail-queue
+    QmailQmqpc(direct::Args),
+    /// Take a message in by QMQP, under tcpserver
+    QmailQmqpd(direct::Args),
     /// List the messages in the queue and their recipients
     QmailQread,
     /// Count the messages in the queue
     QmailQstat,
+    /// Forward the message: for .qmail
+    Forward(direct::Args),
+    /// Bounce the message with a text, if a program agrees: for .qmail
+    Bouncesaying(direct::Args),
+    /// Redirect the message, if a program agrees: for .qmail
+    Condredirect(direct::Args),
+    /// Turn a program's answer into its opposite: for .qmail
+    Except(direct::Args),
+    /// Give the message to a program with its first lines: for .qmail
+    Preline(direct::Args),
+    /// Give the message to a program with a Date field
+    Predate(direct::Args),
+    /// Answer a message that asks for a receipt: for .qmail
+    Qreceipt(direct::Args),
+    /// Tell a user of new mail on his terminal: for .qmail
+    Qbiff(direct::Args),
+    /// Make a Maildir
+    Maildirmake(direct::Args),
+    /// Move the messages of a Maildir into an mbox file
+    Maildir2mbox(direct::Args),
+    /// Copy the messages of an mbox file into a Maildir
+    Mbox2maildir(direct::Args),
     /// Compile control/morercpthosts
     QmailNewmrh,
+    /// Compile users/assign
+    QmailNewu,
+    /// Make users/assign of the system's accounts: passwd on standard input
+    #[command(name = "qmail-pw2u")]
+    QmailPw2u(direct::Args),
     /// Start, stop, show and steer the whole mail host
     Qmailctl(qmailctl::Args),
     /// Compile rules for connections
@@ -112,6 +165,9 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> ExitCode {
+    if let Some(program) = direct::called(arguments.first()) {
+        return program.run(&arguments);
+    }
     let program = arguments.first().cloned();
     let arguments = vadduser::classic(with_subcommand(arguments));
     let name = arguments.get(1).cloned();
@@ -149,6 +205,20 @@ impl Command {
             | Self::Adopt(_)
             | Self::Links(_)
             | Self::Completions(_)
+            | Self::Forward(_)
+            | Self::Bouncesaying(_)
+            | Self::Condredirect(_)
+            | Self::Except(_)
+            | Self::Preline(_)
+            | Self::Predate(_)
+            | Self::Qreceipt(_)
+            | Self::Qbiff(_)
+            | Self::Maildirmake(_)
+            | Self::Maildir2mbox(_)
+            | Self::Mbox2maildir(_)
+            | Self::QmailQueue(_)
+            | Self::QmailQmqpc(_)
+            | Self::QmailQmqpd(_)
             | Self::Man(_)
             | Self::Tcprules(_)
             | Self::Tcprulescheck(_)
@@ -170,9 +240,31 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::Svstat(args) => svstat::run(home, &args),
         Command::Svok(args) => svok::run(home, &args),
         Command::Queue(args) => queue::run(home, &args),
+        Command::QmailQueue(args) => direct::run("qmail-queue", home, &args),
+        Command::QmailInject(args) => direct::run("qmail-inject", home, &args),
+        Command::Sendmail(args) => direct::run("sendmail", home, &args),
+        Command::Mailq(args) => direct::run("mailq", home, &args),
+        Command::Newaliases(args) => direct::run("newaliases", home, &args),
+        Command::Datemail(args) => direct::run("datemail", home, &args),
+        Command::Mailsubj(args) => direct::run("mailsubj", home, &args),
+        Command::QmailQmqpc(args) => direct::run("qmail-qmqpc", home, &args),
+        Command::QmailQmqpd(args) => direct::run("qmail-qmqpd", home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
+        Command::Forward(args) => direct::run("forward", home, &args),
+        Command::Bouncesaying(args) => direct::run("bouncesaying", home, &args),
+        Command::Condredirect(args) => direct::run("condredirect", home, &args),
+        Command::Except(args) => direct::run("except", home, &args),
+        Command::Preline(args) => direct::run("preline", home, &args),
+        Command::Predate(args) => direct::run("predate", home, &args),
+        Command::Qreceipt(args) => direct::run("qreceipt", home, &args),
+        Command::Qbiff(args) => direct::run("qbiff", home, &args),
+        Command::Maildirmake(args) => direct::run("maildirmake", home, &args),
+        Command::Maildir2mbox(args) => direct::run("maildir2mbox", home, &args),
+        Command::Mbox2maildir(args) => direct::run("mbox2maildir", home, &args),
         Command::QmailNewmrh => qmail_newmrh::run(home),
+        Command::QmailNewu => qmail_newu::run(home),
+        Command::QmailPw2u(args) => direct::run("qmail-pw2u", home, &args),
         Command::Qmailctl(args) => qmailctl::run(home, &args),
         Command::Tcprules(args) => tcprules::run(&args),
         Command::Tcprulescheck(args) => tcprulescheck::run(&args),

@@ -76,34 +76,25 @@ pub enum Reply {
     Error(String),
 }
 
+/// Everybody may pass through `run/`, for the socket of qmail-queue is there; only its owner sees what else is.
+pub(crate) const RUN_MODE: u32 = 0o711;
+
+/// Lets everybody pass through a `run/` that an earlier version made for its owner alone. Without it, other users' mail
+/// waits until somebody does it.
+pub(crate) fn let_pass(run: &Path) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let own = std::fs::symlink_metadata(run).is_ok_and(|meta| meta.is_dir() && meta.mode() & 0o777 == 0o700);
+    if own && let Err(error) = std::fs::set_permissions(run, PermissionsExt::from_mode(RUN_MODE)) {
+        tracing::warn!("warning: unable to chmod {}: {error}", run.display());
+    }
+}
+
 /// The directory of the socket and the lock.
 fn run_dir(home: &Path) -> PathBuf {
     home.join("run")
 }
 
 const SOCKET: &str = "control.sock";
-
-/// A short way to `directory`, because the path of a Unix socket may have 107 bytes only. The path is good as long as
-/// the value lives.
-struct ShortPath {
-    _directory: std::fs::File,
-    path: PathBuf,
-}
-
-impl ShortPath {
-    fn of(directory: &Path) -> std::io::Result<Self> {
-        use std::os::fd::AsRawFd;
-        let open = std::fs::File::open(directory)?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
-        // Without /proc the path itself must do.
-        let path = if path.exists() { path } else { directory.to_owned() };
-        Ok(Self { _directory: open, path })
-    }
-
-    fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.path.join(name)
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod notify;
 mod offline;
 mod password;
+mod qmail_open;
 pub mod queue_requests;
 mod rules;
 pub mod service;

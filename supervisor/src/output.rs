@@ -4,7 +4,7 @@
 //! shell gives to a filter which SIGPIPE ended. `println!` would panic.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -87,6 +87,49 @@ pub(crate) fn error(text: fmt::Arguments<'_>) {
     output().write();
     let text = text.to_string();
     io::stderr().write_all(visible_lines(&text).as_bytes()).unwrap_or_default();
+}
+
+/// How far a long piece of work is, in one line of a terminal; where standard error is none, nothing is shown.
+pub(crate) struct Progress {
+    /// What is 100 percent.
+    whole: u64,
+    /// None: nothing is shown.
+    shown: Option<u64>,
+}
+
+impl Progress {
+    /// Characters of the bar.
+    const WIDTH: usize = 40;
+
+    pub(crate) fn new(whole: u64) -> Self {
+        Self { whole, shown: io::stderr().is_terminal().then_some(0) }
+    }
+
+    /// So much of the whole is done, in so many messages. Written when another percent is.
+    pub(crate) fn at(&mut self, done: u64, messages: u64) {
+        let percent = done.saturating_mul(100).checked_div(self.whole).map_or(100, |percent| percent.min(100));
+        if self.shown.is_some_and(|shown| percent > shown) {
+            self.shown = Some(percent);
+            Self::write(&Self::line(percent, messages));
+        }
+    }
+
+    /// Takes the line away.
+    pub(crate) fn end(self) {
+        if self.shown.is_some_and(|shown| shown > 0) {
+            Self::write("");
+        }
+    }
+
+    fn line(percent: u64, messages: u64) -> String {
+        let full = usize::try_from(percent).unwrap_or(100) * Self::WIDTH / 100;
+        format!("[{}{}] {percent:3} %  {messages} messages", "#".repeat(full), " ".repeat(Self::WIDTH - full))
+    }
+
+    /// In the place of what stands in the line.
+    fn write(line: &str) {
+        io::stderr().write_all(format!("\r{line}\x1b[K").as_bytes()).unwrap_or_default();
+    }
 }
 
 /// Has everything written, and says what went wrong since the last time.

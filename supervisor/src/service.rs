@@ -40,12 +40,13 @@ impl ServiceSpec {
 
 /// Services a host may have without naming them in `host.ron`, or names by custom: what is known of a host that is
 /// down or whose configuration cannot be read.
-pub const STANDARD: [&str; 14] = [
+pub const STANDARD: [&str; 15] = [
     "log",
     "metrics",
     "resolver",
     "limiter",
     "queue",
+    "inject",
     "scanner",
     "users",
     "send",

@@ -198,6 +198,21 @@ impl<'a> Vpopmail<'a> {
         }
     }
 
+    /// Compiles `users/assign`, as qmail-newu does.
+    pub fn newu(&self) -> Result<(), Failure> {
+        let owner = durable::owner_of(&self.paths.users)?;
+        // A domain that is being added at this moment must not be left out.
+        let _lock = durable::lock(&self.paths.users.join("assign.lock"), owner)?;
+        let missing = || Failure::temporary("unable to open users/assign: file does not exist");
+        let text = durable::read(&self.paths.users.join("assign"))?.ok_or_else(missing)?;
+        let bad = |error: &dyn std::fmt::Display| {
+            Failure::permanent(format!("bad format in users/assign: {error}"))
+        };
+        let assignments = assign::parse(&text).map_err(|error| bad(&error))?;
+        let cdb = assign::compile(&assignments).map_err(|error| bad(&error))?;
+        durable::replace(&self.paths.users.join("cdb"), &cdb, 0o644, owner)
+    }
+
     /// `cdb` as qmail-newu makes it, then `assign`: a domain that is in neither can be added again.
     fn write_assignments(&self, assignments: &[Assignment], owner: Owner) -> Result<(), Failure> {
         let cdb = assign::compile(assignments).map_err(|error| Failure::permanent(error.to_string()))?;

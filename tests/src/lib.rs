@@ -14,6 +14,7 @@ pub mod host;
 pub mod letter;
 pub mod load;
 pub mod local_users;
+pub mod local;
 pub mod maildir;
 pub mod odd_dns;
 pub mod old_host;

@@ -7,7 +7,7 @@ use mailtree_protocols::spp::Section;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// What only grows.
-const COUNTERS: [(&str, &str); 20] = [
+const COUNTERS: [(&str, &str); 21] = [
     (
         "mailtree_auth_attempts_total",
         "Attempts to log in, by result; a slowed one counts again when it is decided.",
@@ -21,6 +21,7 @@ const COUNTERS: [(&str, &str); 20] = [
     ("mailtree_log_lines_dropped_total", "Log lines dropped because the log was full."),
     ("mailtree_metrics_connections_total", "Connections for metrics, by what became of them."),
     ("mailtree_pool_refused_jobs_total", "Work refused because a user's file system does not answer."),
+    ("mailtree_qmail_queue_total", "Processes that handed mail in, by the answer they got."),
     ("mailtree_queue_accepted_bytes_total", "Bytes of the messages made durable."),
     ("mailtree_queue_accepted_messages_total", "Messages made durable."),
     ("mailtree_queue_written_out_messages_total", "Messages written from the journal into qmail's files."),

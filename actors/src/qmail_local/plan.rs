@@ -11,19 +11,18 @@ use mailtree_config::changes::{QUIET, is_younger};
 use mailtree_config::regular;
 use mailtree_protocols::address;
 use mailtree_protocols::dotqmail::{self, Candidate, Instruction, UnknownUser};
+use mailtree_protocols::maildirsize::Quota;
 use mailtree_protocols::qmail_local::{MAX_REPORT, one_line, sender::newsender};
 use mailtree_protocols::report::Report;
 use mailtree_protocols::vpasswd::flag;
 
 use super::who::{Home, unable_to_switch};
 use super::{QmailLocal, unreadable_mess};
+use crate::maildir::quota;
 use crate::queue::Body;
 
 /// Longest header that is searched for a loop, in bytes.
 const MAX_HEADER: u64 = 1024 * 1024;
-
-/// Longest text of an administrator's that is read, in bytes.
-const MAX_TEXT: u64 = 64 * 1024;
 
 /// What is to be done, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,7 +61,18 @@ pub(crate) struct Target {
     /// It is that of a user of vpasswd, in this domain's directory: what is missing of it below that is made. Not so what a
     /// `.qmail` file names or means, which may be half a line, or an empty file that is about to be written: nobody would read
     /// what is delivered there.
-    pub(crate) domain: Option<PathBuf>,
+    pub(crate) within: Option<PathBuf>,
+    /// vdelivermail keeps its quota; qmail-local knows none.
+    pub(crate) quota: Option<Kept>,
+}
+
+/// Whose quota it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The domain's directory, with its texts for users.
+    pub(crate) domain: PathBuf,
+    /// What vpasswd says; none: what the Maildir's own `maildirsize` says.
+    pub(crate) quota: Option<Quota>,
 }
 
 /// What has been done, as the report counts it: files, addresses, programs. What vdelivermail does is one program.
@@ -177,16 +187,20 @@ impl QmailLocal {
         let Some(entry) = found else {
             match unknown {
                 UnknownUser::Bounce => {
-                    let text = said(&[&home.dir, &self.domains], ".no-user.msg");
+                    let text = said(&home.dir, &self.domains, ".no-user.msg");
                     return Err(text.map_or_else(no_mailbox, Report::failure));
                 }
                 UnknownUser::Delete => (),
-                UnknownUser::Forward(to) => steps.push(Step::Forward(to)),
+                UnknownUser::Forward(_) | UnknownUser::User(_) => {
+                    steps.extend(unknown.forward(host).map(Step::Forward));
+                }
                 UnknownUser::Directory(dir) => {
-                    let dir = path(&dir);
+                    let dir = home.dir.join(path(&dir));
                     let is_maildir = dir.join("new").is_dir();
                     let maildir = if is_maildir { dir.clone() } else { dir.join("Maildir") };
-                    user_dotqmail(&dir, Target { dir: maildir, domain: None }, steps)?;
+                    let quota = Some(Kept { domain: home.dir.clone(), quota: None });
+                    let target = Target { dir: maildir, within: None, quota };
+                    user_dotqmail(&home.dir, &dir, target, steps)?;
                 }
             }
             return Ok(());
@@ -198,13 +212,21 @@ impl QmailLocal {
             )));
         }
         let dir = path(&entry.dir);
-        let maildir = Target { dir: dir.join("Maildir"), domain: Some(home.dir.clone()) };
-        user_dotqmail(&dir, maildir, steps)
+        let quota = Quota::parse(&entry.quota).ok_or_else(|| {
+            let (user, quota) = (user.escape_ascii(), entry.quota.escape_ascii());
+            Report::deferral(format!("the quota of {user} is `{quota}`; allowed: NOQUOTA, 1000S, 1000S,10C\n"))
+        })?;
+        let maildir = Target {
+            dir: dir.join("Maildir"),
+            within: Some(home.dir.clone()),
+            quota: Some(Kept { domain: home.dir.clone(), quota: Some(quota) }),
+        };
+        user_dotqmail(&home.dir, &dir, maildir, steps)
     }
 }
 
 /// What the `.qmail` file in a virtual user's directory says, or his Maildir. A file of comments alone delivers nothing.
-fn user_dotqmail(dir: &Path, maildir: Target, steps: &mut Vec<Step>) -> Result<(), Report> {
+fn user_dotqmail(domain: &Path, dir: &Path, maildir: Target, steps: &mut Vec<Step>) -> Result<(), Report> {
     let Some(Some(lines)) = read_dotqmail(&dir.join(".qmail"))? else {
         steps.push(Step::Maildir(maildir));
         return Ok(());
@@ -215,16 +237,26 @@ fn user_dotqmail(dir: &Path, maildir: Target, steps: &mut Vec<Step>) -> Result<(
                 let file = String::from_utf8_lossy(&file).into_owned();
                 return Err(Report::deferral(format!("can't handle mbox delivery for {file}\n")));
             }
+            Instruction::Maildir(named) => {
+                let dir = dir.join(path(&named));
+                // The user's own has his own quota, however it is called.
+                let own = dir.components().eq(maildir.dir.components());
+                let quota = if own { maildir.quota.as_ref().and_then(|kept| kept.quota) } else { None };
+                let quota = Some(Kept { domain: domain.to_owned(), quota });
+                steps.push(Step::Maildir(Target { dir, within: None, quota }));
+            }
             other => steps.extend(step(dir, other)?),
         }
     }
     Ok(())
 }
 
-/// The text in the first of these directories that has a file of this name.
-fn said(directories: &[&PathBuf], name: &str) -> Option<String> {
-    let read = |dir: &&PathBuf| regular::read(&dir.join(name), MAX_TEXT).ok().flatten();
-    let text = directories.iter().find_map(read)?;
+/// What the administrator says to whoever wrote, cut as a report is.
+pub(super) fn said(domain: &Path, domains: &Path, name: &str) -> Option<String> {
+    let text = quota::text(domain, domains, name).unwrap_or_else(|error| {
+        tracing::warn!("warning: unable to read {name} of {}: {error}", domain.display());
+        None
+    })?;
     Some(String::from_utf8_lossy(&text[..text.len().min(MAX_REPORT)]).into_owned())
 }
 
@@ -303,7 +335,7 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
 
 fn step(home: &Path, instruction: Instruction) -> Result<Option<Step>, Report> {
     Ok(Some(match instruction {
-        Instruction::Maildir(dir) => Step::Maildir(Target { dir: home.join(path(&dir)), domain: None }),
+        Instruction::Maildir(dir) => Step::Maildir(Target { dir: home.join(path(&dir)), within: None, quota: None }),
         Instruction::Forward(to) => Step::Forward(to),
         Instruction::Mbox(file) => Step::Mbox(home.join(path(&file))),
         Instruction::Program(command) => Step::Program(command, home.to_owned()),

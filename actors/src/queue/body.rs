@@ -22,7 +22,8 @@ enum Held {
 }
 
 impl Body {
-    pub(super) fn memory(bytes: Arc<[u8]>) -> Self {
+    /// The message itself.
+    pub(crate) fn memory(bytes: Arc<[u8]>) -> Self {
         Self(Held::Memory(bytes))
     }
 

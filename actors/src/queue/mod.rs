@@ -22,6 +22,7 @@
 //! files fails, or the queue directory is gone. After a restart: the table is still there; messages that were being
 //! received are gone with their sessions' connections.
 
+mod alone;
 mod body;
 mod checkpoint;
 pub mod crash;
@@ -56,13 +57,14 @@ use tokio::sync::Notify;
 use crate::permit::Permits;
 use crate::pool::Pool;
 use crate::wire::{Unanswered, Wire};
+pub use alone::{Alone, Failed};
 pub use body::{Body, CHUNK};
 use checkpoint::Checkpoints;
 pub use checkpoint::InMaildir;
 use disk::{Disk, Survey, Surveyed};
 use live::{Backing, Ending, Entry, Leftover, Live, Settling};
 pub use opening::Unemptied;
-pub use reception::{Accepted, Alongside, Held, Reception};
+pub use reception::{Accepted, Alongside, Caller, Held, Reception};
 pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;
@@ -246,7 +248,16 @@ impl Queue {
     /// # Errors
     /// [`Refused`]: the sender has to come again later.
     pub async fn open(&self, invoker: Invoker) -> Result<Reception, Refused> {
-        self.0.wire.call(|reply| Message::Open { invoker, reply }, OPEN_TIMEOUT).await?
+        self.0.wire.call(|reply| Message::Open { invoker, caller: None, reply }, OPEN_TIMEOUT).await?
+    }
+
+    /// The right to hand in a message of another process.
+    ///
+    /// # Errors
+    /// As [`Queue::open`].
+    pub async fn open_for(&self, invoker: Invoker, caller: Caller) -> Result<Reception, Refused> {
+        let caller = Some(caller);
+        self.0.wire.call(|reply| Message::Open { invoker, caller, reply }, OPEN_TIMEOUT).await?
     }
 
     fn threads(&self) -> Result<Arc<DiskThreads>, Error> {

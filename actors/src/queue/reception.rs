@@ -45,7 +45,17 @@ pub struct Reception {
     /// Bytes of the line the queue put on top.
     head: usize,
     invoker: Invoker,
+    uid: u32,
     permit: Arc<Permit>,
+}
+
+/// The process that hands a message in, if it is not the host itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose it is.
+    pub uid: u32,
+    /// Its number.
+    pub pid: u64,
 }
 
 /// What all messages that are being received share, in units of [`CHUNK`].
@@ -89,8 +99,15 @@ pub enum Alongside {
 }
 
 impl Reception {
-    pub(super) fn new(queue: Queue, invoker: Invoker, permit: Arc<Permit>, limits: Limits) -> Self {
-        let qp = pid::next();
+    pub(super) fn new(
+        queue: Queue,
+        invoker: Invoker,
+        caller: Option<Caller>,
+        permit: Arc<Permit>,
+        limits: Limits,
+    ) -> Self {
+        let own = || Caller { uid: rustix::process::getuid().as_raw(), pid: pid::next() };
+        let Caller { uid, pid: qp } = caller.unwrap_or_else(own);
         let buffer = received::qmail(invoker, qp, Timestamp::now()).into_bytes();
         Self {
             queue,
@@ -102,6 +119,7 @@ impl Reception {
             limits,
             held: Vec::new(),
             invoker,
+            uid,
             permit,
         }
     }
@@ -110,7 +128,8 @@ impl Reception {
     /// refused for want of another.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self::new(self.queue.clone(), self.invoker, Arc::clone(&self.permit), self.limits.clone())
+        let Self { queue, invoker, permit, limits, .. } = self;
+        Self::new(queue.clone(), *invoker, None, Arc::clone(permit), limits.clone())
     }
 
     /// The number of this queueing.
@@ -187,7 +206,7 @@ impl Reception {
     ) -> Result<Accepted, Error> {
         let started = Instant::now();
         let size = self.size + self.buffer.len() as u64;
-        let envelope = Envelope { uid: rustix::process::getuid().as_raw(), qp: self.qp, sender, recipients };
+        let envelope = Envelope { uid: self.uid, qp: self.qp, sender, recipients };
         let bytes = envelope.to_bytes().map_err(|error| Error::from(io::Error::other(error)))?;
         let appended = match self.place(&bytes).await {
             Some(place) => self.append(place, envelope, alongside).await?,

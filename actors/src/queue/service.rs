@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinSet;
 
 use super::opening::Size;
-use super::reception::{CHUNK, Limits, Reception};
+use super::reception::{CHUNK, Caller, Limits, Reception};
 use super::sync::DiskThreads;
 use super::{Queue, Refused, checkpoint};
 use crate::answer::answer;
@@ -77,6 +77,8 @@ pub enum Message {
     Open {
         /// Who, for the trace line.
         invoker: Invoker,
+        /// Whose message it is, if it is not the host's own.
+        caller: Option<Caller>,
         /// The right, or why not.
         reply: RpcReplyPort<Result<Reception, Refused>>,
     },
@@ -178,7 +180,7 @@ impl Actor for QmailQueue {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Open { invoker, reply } => answer(reply, state.open(invoker)),
+            Message::Open { invoker, caller, reply } => answer(reply, state.open(invoker, caller)),
             Message::Look | Message::Control(Control::Hup) => state.look(),
             Message::SyncFailed(cause) => return Err(format!("sync failed: {cause}").into()),
             Message::Control(Control::Alarm | Control::Pause | Control::Continue) => (),
@@ -193,13 +195,13 @@ impl Actor for QmailQueue {
 }
 
 impl State {
-    fn open(&self, invoker: Invoker) -> Result<Reception, Refused> {
+    fn open(&self, invoker: Invoker, caller: Option<Caller>) -> Result<Reception, Refused> {
         if self.full {
             return Err(Refused::Full);
         }
         let permit = self.receiving.try_acquire().ok_or(Refused::Busy)?;
         let queue = self.arguments.queue.clone();
-        Ok(Reception::new(queue, invoker, Arc::new(permit), self.limits.clone()))
+        Ok(Reception::new(queue, invoker, caller, Arc::new(permit), self.limits.clone()))
     }
 
     fn look(&mut self) {

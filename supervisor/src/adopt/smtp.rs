@@ -262,7 +262,8 @@ fn field_name(name: &str, found: &Found) -> String {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     let name: String = name.to_ascii_lowercase().chars().filter(|c| fits(*c)).take(24).collect();
     let name = name.trim_start_matches(['-', '_']);
-    let reserved = ["svscan", "log", "resolver", "queue", "users", "send", "control", "metrics", ""];
+    let reserved =
+        ["svscan", "log", "resolver", "queue", "users", "send", "control", "inject", "metrics", ""];
     let name = if reserved.contains(&name) { format!("smtpd{name}") } else { name.to_owned() };
     let taken = |name: &str| found.services.iter().any(|service| service.name == name);
     let numbered = (2..).map(|n| format!("{name}-{n}"));

@@ -16,6 +16,13 @@ const CODES: &[(&str, &str)] = &[
     ("111", "cannot be done now: the host is down, the system refused"),
 ];
 
+/// Exit codes of what injects.
+const INJECTED: &[(&str, &str)] = &[
+    ("0", "queued"),
+    ("100", "the message is not one, or was refused for good"),
+    ("111", "it could not be queued now"),
+];
+
 /// A command's examples, and the exit codes that are not [`CODES`].
 struct Help {
     name: &'static str,
@@ -88,9 +95,189 @@ const HELPS: &[Help] = &[
             "mailtree queue retry",
         ],
     ),
+    Help {
+        name: "qmail-queue",
+        examples: &["printf 'Fme@example.org\\0Tbob@example.org\\0\\0' > e; qmail-queue < message 1< e"],
+        codes: &[
+            ("0", "queued"),
+            ("11", "an address is too long"),
+            ("31", "refused for good (any of 11 to 40)"),
+            ("51", "out of memory"),
+            ("52", "it took too long"),
+            ("53", "write error, or the disk is full"),
+            ("54", "message or envelope could not be read"),
+            ("55", "host.ron could not be read"),
+            ("61", "there is no home"),
+            ("62", "no host runs, and the queue is not for this user (62 to 66)"),
+            ("71", "the host refuses the message for now"),
+            ("72", "the host did not take the connection"),
+            ("74", "the connection to the host broke"),
+            ("91", "the envelope is none"),
+        ],
+    },
+    Help {
+        name: "qmail-inject",
+        examples: &[
+            "qmail-inject < message",
+            "qmail-inject -n < message",
+            "qmail-inject -f me@example.org bob < message",
+        ],
+        codes: INJECTED,
+    },
+    Help {
+        name: "sendmail",
+        examples: &[
+            "sendmail -t -i < message",
+            "sendmail -f me@example.org bob@example.org < message",
+            "sendmail -bs",
+        ],
+        codes: INJECTED,
+    },
+    help("mailq", &["mailq"]),
+    Help {
+        name: "newaliases",
+        examples: &["newaliases"],
+        codes: &[("0", "not used"), ("100", "always"), ("111", "not used")],
+    },
+    Help { name: "datemail", examples: &["datemail -t < message"], codes: INJECTED },
+    Help { name: "mailsubj", examples: &["mailsubj 'disk is full' root < df.txt"], codes: INJECTED },
+    Help {
+        name: "qmail-qmqpc",
+        examples: &["QMAILQUEUE=bin/qmail-qmqpc qmail-inject < message"],
+        codes: &[
+            ("0", "a server has it"),
+            ("31", "a server refused it for good"),
+            ("54", "message or envelope could not be read"),
+            ("55", "control/qmqpservers could not be read, or names nobody"),
+            ("61", "there is no home"),
+            ("71", "a server refused it for now"),
+            ("72", "no server took the connection in time"),
+            ("73", "no server took the connection"),
+            ("74", "the connection broke"),
+            ("91", "the envelope is none"),
+        ],
+    },
+    Help {
+        name: "qmail-qmqpd",
+        examples: &["tcpserver -x qmqp.cdb 192.0.2.1 628 qmail-qmqpd"],
+        codes: &[
+            ("0", "the client was answered, or has gone"),
+            ("100", "it spoke no QMQP"),
+            ("111", "no queue"),
+        ],
+    },
     help("qmail-qread", &["qmail-qread | grep alice@example.org"]),
     help("qmail-qstat", &["qmail-qstat"]),
+    Help {
+        name: "forward",
+        examples: &["|forward bob@example.org carol@example.org"],
+        codes: &[
+            ("0", "queued"),
+            ("100", "refused for good, or not called by qmail-local"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "bouncesaying",
+        examples: &[
+            "|bouncesaying 'Nobody reads this.'",
+            "|bouncesaying 'No spam.' grep -q '^X-Spam-Flag: YES'",
+        ],
+        codes: &[
+            ("0", "the program does not agree: the next line"),
+            ("100", "the message bounces"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "condredirect",
+        examples: &["|condredirect spam@example.org grep -q '^X-Spam-Flag: YES'"],
+        codes: &[
+            ("0", "the program does not agree: the next line"),
+            ("99", "redirected: no more lines"),
+            ("100", "refused for good"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "except",
+        examples: &["|condredirect bob@example.org except grep -q '^X-Spam-Flag: YES'"],
+        codes: &[("0", "the program does not agree"), ("100", "it does"), ("111", "not now")],
+    },
+    Help {
+        name: "preline",
+        examples: &["|preline procmail", "|preline -f maildrop"],
+        codes: &[
+            ("0", "done; all codes are the program's, but"),
+            ("100", "it cannot be run"),
+            ("111", "it crashed, did not read the message to its end, or cannot be run now"),
+        ],
+    },
+    Help {
+        name: "predate",
+        examples: &["predate sendmail -t < letter"],
+        codes: &[
+            ("0", "done; all codes are the program's, but"),
+            ("100", "no program was named"),
+            ("111", "it crashed, or cannot be run"),
+        ],
+    },
+    Help {
+        name: "qreceipt",
+        examples: &["|qreceipt bob@example.org"],
+        codes: &[
+            ("0", "sent, or nobody asked"),
+            ("100", "the field cannot be read, or the receipt is refused for good"),
+            ("111", "not now"),
+        ],
+    },
+    Help {
+        name: "qbiff",
+        examples: &["|qbiff"],
+        codes: &[("0", "always"), ("100", "not used"), ("111", "not used")],
+    },
+    Help {
+        name: "maildirmake",
+        examples: &["maildirmake ~/Maildir"],
+        codes: &[("0", "made"), ("100", "no name"), ("111", "not made")],
+    },
+    Help {
+        name: "maildir2mbox",
+        examples: &["MAILDIR=~/Maildir MAIL=~/mbox MAILTMP=~/mbox.tmp maildir2mbox"],
+        codes: &[
+            ("0", "done; unread and read messages are in $MAIL"),
+            ("100", "not used"),
+            ("111", "not done; nothing is lost"),
+        ],
+    },
+    Help {
+        name: "mbox2maildir",
+        examples: &["mbox2maildir ~/mbox ~/Maildir"],
+        codes: &[
+            ("0", "all messages are in the Maildir; the mbox file stays"),
+            ("100", "that is no mbox file"),
+            ("111", "not done; again, it goes on where it ended"),
+        ],
+    },
     help("qmail-newmrh", &["qmail-newmrh"]),
+    Help {
+        name: "qmail-newu",
+        examples: &["qmail-newu"],
+        codes: &[
+            ("0", "done"),
+            ("100", "not used"),
+            ("111", "users/assign is bad or missing, or users/cdb could not be written"),
+        ],
+    },
+    Help {
+        name: "qmail-pw2u",
+        examples: &["getent passwd | qmail-pw2u -/ -c+ > users/assign.new"],
+        codes: &[
+            ("0", "printed"),
+            ("100", "no such option"),
+            ("111", "there is no user alias, or something could not be read"),
+        ],
+    },
     Help {
         name: "qmailctl",
         examples: &["qmailctl stat", "qmailctl cdb", "qmailctl help"],

@@ -13,6 +13,7 @@ use mailtree_protocols::{assign, tcprules};
 use rustix::fs::{CWD, Mode};
 
 use crate::account::Account;
+use crate::control::RUN_MODE;
 use crate::durable::{self, DirLock, Owner};
 use crate::failure::{Doing, Failure};
 use crate::output;
@@ -317,7 +318,7 @@ impl Plan {
         users(&paths, owner)?;
         self.alias(&paths, host)?;
         durable::create_dir(&paths.domains, 0o755, host)?;
-        durable::create_dir(&paths.run, 0o700, host)?;
+        durable::create_dir(&paths.run, RUN_MODE, host)?;
         let user = self.domain(&paths)?;
         let rules = tcprules::parse(TCP_SMTP.as_bytes()).and_then(|rules| tcprules::compile(&rules));
         let rules = rules.map_err(|error| Failure::permanent(error.to_string()))?;
@@ -593,7 +594,7 @@ mod tests {
             ("domains/mail.example.org/vpasswd", 0o600),
             ("domains/mail.example.org/vpasswd.cdb", 0o600),
             ("domains/mail.example.org/postmaster/Maildir/new", 0o700),
-            ("run", 0o700),
+            ("run", 0o711),
         ] {
             assert_eq!(std::fs::metadata(home.join(path)).unwrap().mode() & 0o7777, mode, "{path}");
         }

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{MAX_REPLY, MAX_REQUEST, Reply, Request, SOCKET, ShortPath, run_dir};
+use mailtree_actors::listen::unix::ShortPath;
+
+use super::{MAX_REPLY, MAX_REQUEST, Reply, Request, SOCKET, run_dir};
 
 /// The host answers at once, but a queue tool may read many files.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::path::Path;
 use mailtree_config::regular;
 use rustix::fs::{FlockOperation, flock};
 
-use super::run_dir;
+use super::{RUN_MODE, run_dir};
 
 /// The right to be the host of a home; the system takes it back with the process.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub fn lock(home: &Path) -> Result<Lock, LockError> {
     let path = run.join("lock");
     let failed = |source| LockError::Io { path: path.display().to_string(), source };
     let mut directory = std::fs::DirBuilder::new();
-    directory.recursive(true).mode(0o700).create(&run).map_err(failed)?;
+    directory.recursive(true).mode(RUN_MODE).create(&run).map_err(failed)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = regular::open_as(&mut options, &path).map_err(failed)?;

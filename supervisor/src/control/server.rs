@@ -5,21 +5,22 @@
 //! cut off asks again.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use mailtree_actors::service::{StartError, Started};
+use mailtree_actors::listen::unix::Socket;
+use mailtree_actors::service::Started;
 use mailtree_protocols::svc::{self, Letter};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rustix::fs::Mode;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::{MAX_REQUEST, Reply, Request, SOCKET, ShortPath, run_dir};
+use super::{MAX_REQUEST, Reply, Request, SOCKET, run_dir};
 use crate::service::ServiceSpec;
 use crate::status::Phase;
 use crate::svscan::{Refusal, Tree};
@@ -31,10 +32,6 @@ const REQUESTS: usize = 32;
 /// Connections at once that have not said their request, or wait for their turn; more wait in the kernel. They cost little, and
 /// those that say nothing must not hold up those that do.
 const CONNECTIONS: usize = 256;
-/// Connections that the kernel lets wait.
-const BACKLOG: u32 = 128;
-/// The name of the socket before it is ready.
-const DRAFT: &str = ".control.sock";
 /// Time for the request to arrive: a caller sends it as soon as it is connected.
 const REQUEST: Duration = Duration::from_secs(2);
 /// Time for the reply to leave.
@@ -47,12 +44,12 @@ pub type Queue = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json:
 
 /// The control socket of `home` as a service named `control`.
 pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
-    let kept = Kept::default();
+    let socket = Arc::new(Socket::new(run_dir(&home), SOCKET, Mode::RUSR | Mode::WUSR));
     ServiceSpec {
         name: NAME.to_owned(),
         start: Arc::new(move |supervise| {
-            let (home, tree, queue) = (home.clone(), tree.clone(), Arc::clone(&queue));
-            let arguments = Arguments { home, tree, queue, kept: kept.clone() };
+            let arguments =
+                Arguments { tree: tree.clone(), queue: Arc::clone(&queue), socket: Arc::clone(&socket) };
             Box::pin(async move {
                 let (control, _) = Control::spawn_linked(None, Control, arguments, supervise).await?;
                 Ok(Started::deaf(control.get_cell()))
@@ -68,56 +65,16 @@ pub fn service(home: PathBuf, tree: Tree, queue: Queue) -> ServiceSpec {
 struct Control;
 
 struct Arguments {
-    home: PathBuf,
     tree: Tree,
     queue: Queue,
-    kept: Kept,
-}
-
-/// The socket that a service which died has left to the next one, which the accept loop of the dead one may still hold.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Option<Bound>>>);
-
-struct Bound {
-    listener: std::os::unix::net::UnixListener,
-    /// Device and inode of its name: somebody may have removed that.
-    name: (u64, u64),
-}
-
-impl Kept {
-    /// The socket that is there already, or a new one.
-    fn listen(&self, run: &Path) -> io::Result<UnixListener> {
-        let path = run.join(SOCKET);
-        let name = || std::fs::symlink_metadata(&path).map(|meta| (meta.dev(), meta.ino()));
-        let mut kept = self.lock();
-        if !kept.as_ref().is_some_and(|bound| name().is_ok_and(|name| name == bound.name)) {
-            // A socket without its name is closed first: nobody can reach it.
-            *kept = None;
-            let listener = bind(run)?;
-            *kept = Some(Bound { listener, name: name()? });
-        }
-        match &*kept {
-            Some(bound) => UnixListener::from_std(bound.listener.try_clone()?),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    /// Nobody is listened to any more.
-    fn close(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Bound>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    socket: Arc<Socket>,
 }
 
 /// The accept loop owns the connections, and this owns the accept loop: all end with it.
 struct State {
     accept: JoinSet<()>,
     stop: Arc<Notify>,
-    kept: Kept,
-    socket: PathBuf,
+    socket: Arc<Socket>,
 }
 
 enum Message {
@@ -135,11 +92,8 @@ impl Actor for Control {
         myself: ActorRef<Message>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let Arguments { home, tree, queue, kept } = arguments;
-        let run = run_dir(&home);
-        let listener = kept.listen(&run).map_err(|error| {
-            StartError::Temporary(format!("unable to bind {}: {error}", run.join(SOCKET).display()))
-        })?;
+        let Arguments { tree, queue, socket } = arguments;
+        let listener = socket.listen()?;
         let mut accept = JoinSet::new();
         let stop = Arc::new(Notify::new());
         let (ended, stopped) = (Ended(myself), Arc::clone(&stop));
@@ -147,7 +101,7 @@ impl Actor for Control {
             serve(listener, &stopped, tree, queue).await;
             drop(ended);
         });
-        Ok(State { accept, stop, kept, socket: run.join(SOCKET) })
+        Ok(State { accept, stop, socket })
     }
 
     async fn handle(
@@ -163,13 +117,10 @@ impl Actor for Control {
 
     /// `svc -t control` is answered before its own connection ends.
     async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.kept.close();
+        state.socket.close();
         state.stop.notify_one();
         while state.accept.join_next().await.is_some() {}
-        // Only tidiness: a socket that nobody answers is replaced by the next start.
-        if let Err(error) = std::fs::remove_file(&state.socket) {
-            tracing::warn!("warning: unable to unlink {}: {error}", state.socket.display());
-        }
+        state.socket.unlink();
         Ok(())
     }
 }
@@ -181,27 +132,6 @@ impl Drop for Ended {
     fn drop(&mut self) {
         drop(self.0.cast(Message::Ended));
     }
-}
-
-/// The socket appears under its name only when it is bound, and it is closed to others before: its mode is that of its
-/// descriptor. No directory is made for it: the host must be commanded on a disk that has no block left.
-fn bind(run: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    let short = ShortPath::of(run)?;
-    let (draft, path) = (short.join(DRAFT), short.join(SOCKET));
-    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody answers there"));
-    }
-    // Whoever holds `run/lock` is alone here: it is the rest of a start that was killed.
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => (),
-    }
-    let socket = UnixSocket::new_stream()?;
-    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-    socket.bind(&draft)?;
-    let listener = socket.listen(BACKLOG)?;
-    std::fs::rename(&draft, &path)?;
-    listener.into_std()
 }
 
 /// Serves until told to stop; then nobody new, and those within to their end.

@@ -19,7 +19,7 @@ pub(in super::super) struct Draft {
 }
 
 impl Draft {
-    fn new(disk: &Disk) -> io::Result<Self> {
+    pub(in super::super) fn new(disk: &Disk) -> io::Result<Self> {
         let path = disk.pid_name();
         // Which directory of `mess` it will be in is not known before its inode is; they have one owner.
         let file = disk.create(&path, Dir::Mess, MessageId(0))?;
