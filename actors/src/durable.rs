@@ -36,7 +36,8 @@ impl Owner {
         match std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)) {
             // Whoever is not root gives nothing away: what he makes anew is his.
             Err(error)
-                if error.kind() == io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() =>
+                if error.kind() == io::ErrorKind::PermissionDenied
+                    && !rustix::process::geteuid().is_root() =>
             {
                 Ok(())
             }

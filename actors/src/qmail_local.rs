@@ -135,7 +135,7 @@ impl QmailLocal {
             doubted: false,
         };
         let copy = maildir::deliver(&copy)?;
-        if let Admission::Admitted(admitted) = quota::admit(maildir, kept.quota, 0)? {
+        if let Admission::Admitted(admitted) = quota::admit(maildir, kept.quota, size)? {
             admitted.count()?;
         }
         maildir::sync(&[copy], false)

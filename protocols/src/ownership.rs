@@ -153,7 +153,10 @@ impl User<'_> {
                 {
                     return Whose::His;
                 }
-                Instruction::Maildir(_) | Instruction::Mbox(_) | Instruction::Program(_) | Instruction::List => (),
+                Instruction::Maildir(_)
+                | Instruction::Mbox(_)
+                | Instruction::Program(_)
+                | Instruction::List => (),
                 Instruction::Vdelivermail(unknown) => forwards.extend(unknown.forward(host)),
             }
         }

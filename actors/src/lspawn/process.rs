@@ -331,12 +331,11 @@ fn delivery(settings: &Settings, packet: &[u8], files: Vec<OwnedFd>) {
         Ok(Order::Deliver(request)) => Ok(request),
         Ok(_) | Err(_) => Err(qmail_local::unread(io::ErrorKind::InvalidData.into())),
     };
-    let outcome = request
-        .and_then(|request| {
-            let local = settings.qmail_local();
-            let home = drop_rights::to_deliver(settings, &local, &request.recipient)?;
-            qmail_local::deliver(&local, &settings.limits, &request, &home, message.into(), answers.as_fd())
-        });
+    let outcome = request.and_then(|request| {
+        let local = settings.qmail_local();
+        let home = drop_rights::to_deliver(settings, &local, &request.recipient)?;
+        qmail_local::deliver(&local, &settings.limits, &request, &home, message.into(), answers.as_fd())
+    });
     let answers = match outcome {
         Ok(outcome) => outcome.answers(),
         Err(Report { class, text }) => vec![Answer::Report(class, text.into_bytes())],

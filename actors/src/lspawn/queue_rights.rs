@@ -128,8 +128,13 @@ impl QueueRights {
     pub(super) fn give(&self, file: &File, dir: Dir) -> io::Result<()> {
         let meta = file.metadata()?;
         let owner = self.owners.get(dir.name()).copied();
-        let (uid, gid) = owner.filter(|(uid, gid)| *uid != 0 && *gid != 0).ok_or(io::ErrorKind::PermissionDenied)?;
-        if !meta.is_file() || meta.dev() != self.device || meta.uid() != self.host || meta.mode() & 0o7111 != 0 {
+        let (uid, gid) =
+            owner.filter(|(uid, gid)| *uid != 0 && *gid != 0).ok_or(io::ErrorKind::PermissionDenied)?;
+        if !meta.is_file()
+            || meta.dev() != self.device
+            || meta.uid() != self.host
+            || meta.mode() & 0o7111 != 0
+        {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         fchown(file, Some(uid), Some(gid))
@@ -194,7 +199,8 @@ impl QueueRights {
             Err(error) => return Err(named(Path::new(name), &error.into())),
         };
         let meta = file.metadata()?;
-        let known = meta.uid() == self.host || self.owners.values().chain([&self.tcpto]).any(|(uid, _)| *uid == meta.uid());
+        let known = meta.uid() == self.host
+            || self.owners.values().chain([&self.tcpto]).any(|(uid, _)| *uid == meta.uid());
         let single = meta.is_dir() || meta.nlink() == 1;
         let name = name.to_owned();
         Ok((known && single && meta.dev() == self.device).then_some(Entry { file, meta, name, below }))

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use mailtree_config::control::Control;
 use serde::{Deserialize, Serialize};
 
+use super::queue_rights::QueueRights;
 use crate::cdb_files::CdbFiles;
 use crate::qmail_local::{Limits, QmailLocal};
 use crate::vpopmail::Vpopmail;
-use super::queue_rights::QueueRights;
 
 /// What the spawner is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]

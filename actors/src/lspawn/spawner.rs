@@ -88,7 +88,9 @@ impl Spawner {
             tracing::warn!("warning: qmail-lspawn: {error}");
             Report::deferral("Unable to run qmail-local.\n")
         };
-        let packet = Order::Deliver(request.clone()).encode().ok_or_else(|| trouble(&"an address that is too long"))?;
+        let packet = Order::Deliver(request.clone())
+            .encode()
+            .ok_or_else(|| trouble(&"an address that is too long"))?;
         let (answers, theirs) = pair().map_err(|error| trouble(&error))?;
         let deadline = Instant::now() + BEGIN;
         let sent = timeout_at(deadline, self.send(&packet, &message, &theirs)).await;
@@ -142,7 +144,9 @@ impl Spawner {
         match receive(&answers, &mut buffer, RecvFlags::DONTWAIT)? {
             Some((length, _)) => match Answer::decode(&buffer[..length]) {
                 Ok(Answer::Report(Class::Success, _)) => Ok(()),
-                Ok(Answer::Report(_, text)) => Err(io::Error::other(String::from_utf8_lossy(&text).into_owned())),
+                Ok(Answer::Report(_, text)) => {
+                    Err(io::Error::other(String::from_utf8_lossy(&text).into_owned()))
+                }
                 _ => Err(io::ErrorKind::InvalidData.into()),
             },
             None => Err(io::Error::other("qmail-lspawn died")),

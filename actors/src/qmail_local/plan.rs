@@ -214,7 +214,9 @@ impl QmailLocal {
         let dir = path(&entry.dir);
         let quota = Quota::parse(&entry.quota).ok_or_else(|| {
             let (user, quota) = (user.escape_ascii(), entry.quota.escape_ascii());
-            Report::deferral(format!("the quota of {user} is `{quota}`; allowed: NOQUOTA, 1000S, 1000S,10C\n"))
+            Report::deferral(format!(
+                "the quota of {user} is `{quota}`; allowed: NOQUOTA, 1000S, 1000S,10C\n"
+            ))
         })?;
         let maildir = Target {
             dir: dir.join("Maildir"),
@@ -335,7 +337,9 @@ fn read_dotqmail(path: &Path) -> Result<Option<Option<Vec<Instruction>>>, Report
 
 fn step(home: &Path, instruction: Instruction) -> Result<Option<Step>, Report> {
     Ok(Some(match instruction {
-        Instruction::Maildir(dir) => Step::Maildir(Target { dir: home.join(path(&dir)), within: None, quota: None }),
+        Instruction::Maildir(dir) => {
+            Step::Maildir(Target { dir: home.join(path(&dir)), within: None, quota: None })
+        }
         Instruction::Forward(to) => Step::Forward(to),
         Instruction::Mbox(file) => Step::Mbox(home.join(path(&file))),
         Instruction::Program(command) => Step::Program(command, home.to_owned()),

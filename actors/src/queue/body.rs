@@ -38,7 +38,8 @@ impl Body {
         let again = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         match &self.0 {
             Held::Memory(bytes) => {
-                let mut file = File::from(memfd_create("mess", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+                let mut file =
+                    File::from(memfd_create("mess", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
                 file.write_all(bytes)?;
                 let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
                 fcntl_add_seals(&file, seals)?;

@@ -30,8 +30,8 @@ use mailtree_protocols::queue::{Dir, Files, Layout, MessageId};
 use rustix::fs::{Advice, CWD, RenameFlags};
 
 pub(super) use commit::{Arriving, Commit, Draft, Spill, Stored};
-pub(super) use place::{Content, Place};
 pub(crate) use place::set_mtime;
+pub(super) use place::{Content, Place};
 pub(super) use read::holds_or_less;
 pub use read::{Survey, Surveyed, each, layout};
 pub(super) use settle::{End, Settle, Strike};

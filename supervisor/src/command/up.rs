@@ -194,7 +194,9 @@ fn prepare(host: &Host, paths: &Paths, disk: &Disk, lock: &File) -> Result<boot:
             )));
         }
         account.take_over(paths)?;
-        if let Some(mut rights) = QueueRights::of(&paths.queue, account.user.as_raw()).doing("look at", &paths.queue)? {
+        if let Some(mut rights) =
+            QueueRights::of(&paths.queue, account.user.as_raw()).doing("look at", &paths.queue)?
+        {
             let groups = rights.groups().map_err(|error| Failure::permanent(error.to_string()))?;
             account.join(&groups);
             rights.let_group_in().doing("open to its group", &paths.queue)?;
