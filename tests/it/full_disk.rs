@@ -69,6 +69,7 @@ mod needs_root {
         mailtree_tests::maildir::make(&maildir);
         fs::remove_dir_all(&link).unwrap_or(());
         std::os::unix::fs::symlink(&maildir, &link).unwrap();
+        setup.give(&maildir);
         Maildir::new(maildir)
     }
 
@@ -193,6 +194,7 @@ mod needs_root {
         let link = setup.home().join("domains").join(ME).join("bob/Maildir");
         fs::remove_dir_all(&link).unwrap();
         std::os::unix::fs::symlink(thin.maildir(), &link).unwrap();
+        setup.give(&thin.maildir());
         let mut host = setup.env("MAILTREE_CRASH_POINT", "recipient-noted:30").start();
         let load = Load::start(host.address(), &Plan::to(BOB, "thin", 100));
         wait_until("the crash", LIMIT, || host.ended().is_some());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, RwLock};
@@ -244,6 +245,15 @@ impl Setup {
     /// The home's directory.
     pub fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// Gives what a test has made as root to the user who runs the host.
+    pub fn give(&self, path: &Path) {
+        let owner = fs::metadata(self.home.join("domains")).unwrap();
+        let owner = format!("{}:{}", owner.uid(), owner.gid());
+        if rustix::process::geteuid().is_root() {
+            Ran::new(Command::new("chown").args(["-R", "-h", &owner]).arg(path)).expect(0);
+        }
     }
 
     /// Runs a subcommand on this home.
