@@ -107,7 +107,8 @@ impl Progress {
 
     /// So much of the whole is done, in so many messages. Written when another percent is.
     pub(crate) fn at(&mut self, done: u64, messages: u64) {
-        let percent = done.saturating_mul(100).checked_div(self.whole).map_or(100, |percent| percent.min(100));
+        let percent =
+            done.saturating_mul(100).checked_div(self.whole).map_or(100, |percent| percent.min(100));
         if self.shown.is_some_and(|shown| percent > shown) {
             self.shown = Some(percent);
             Self::write(&Self::line(percent, messages));
