@@ -1,6 +1,6 @@
 use super::*;
 
-/// A host with `v.example`, which is `other.example` too, `w.example`, and the local domain `host.example` with the account
+/// A host with `v.example`, which is `other.example` too, `w.example`, `z.example`, and the local domain `host.example` with the account
 /// sys.
 struct Host;
 
@@ -17,6 +17,7 @@ impl Facts for Host {
         Ok(match (domain.unwrap(), local) {
             (b"v.example" | b"other.example", _) => controlled(V, "-", local),
             (b"w.example", _) => controlled("/w", "-", local),
+            (b"z.example", _) => controlled("/z", "-", local),
             (b"host.example", b"sys") => controlled("/home/sys", "", b""),
             (b"host.example", _) if local.starts_with(b"sys-") => controlled("/home/sys", "-", &local[4..]),
             (b"host.example", _) => controlled("/alias", "-", local),
@@ -40,6 +41,7 @@ impl Facts for Host {
             (b"/v", b".qmail-edited") => return Err(Unavailable("edited".to_owned())),
             (b"/v", b".qmail-default") => b"| vdelivermail '' bounce-no-mailbox\n",
             (b"/w", b".qmail-default") => b"| /home/vpopmail/bin/vdelivermail '' joe@v.example\n",
+            (b"/z", b".qmail-default") => b"| vdelivermail '' zoe\n",
             (b"/alias", b".qmail-root") => b"&joe@v.example\n",
             (b"/v", many) if many.starts_with(b".qmail-many") => {
                 // Each leads to the next.
@@ -56,6 +58,7 @@ impl Facts for Host {
         let known: &[&[u8]] = match home {
             b"/v" => &[b"joe", b"max", b"a", b"a-b", b"joe-jr"],
             b"/w" => &[b"boss"],
+            b"/z" => &[b"zoe", b"zac"],
             _ => &[],
         };
         let line = format!("{0}:x:1:0:g:{1}/{0}:NOQUOTA", name.escape_ascii(), home.escape_ascii());
@@ -78,6 +81,8 @@ fn what_mail_comes_to_him_is_his() {
         ("joe@v.example", "#@[]", false),
         ("joe@v.example", "joe@far.example", false),
         ("joe@v.example", "joe@w.example", true),
+        ("zoe@z.example", "anything@z.example", true),
+        ("zac@z.example", "anything@z.example", false),
         // Extensions, but for what is another's.
         ("joe@v.example", "joe-shop@v.example", true),
         ("joe@v.example", "Joe-Shop-1@other.example", true),
