@@ -67,6 +67,7 @@ fn a_delivery_that_fails_leaves_nothing_in_tmp() {
         assert_eq!(maildir.unfinished(), 0, "{case}");
         fs::remove_file(&new).unwrap();
         fs::create_dir(&new).unwrap();
+        host.give(&new);
         host.ask(&["svc", "-a", "send"]);
         maildir.wait(2, PATIENCE);
         host.wait_queue_empty(PATIENCE);
@@ -98,6 +99,7 @@ mod needs_root {
         let dir = user_dir(setup.home(), "sick");
         fs::remove_dir_all(dir.join("Maildir")).unwrap();
         std::os::unix::fs::symlink(elsewhere, dir.join("Maildir")).unwrap();
+        setup.give(elsewhere);
         setup.start()
     }
 
@@ -203,6 +205,7 @@ mod needs_root {
         let own = user_dir(setup.home(), "sick");
         fs::remove_dir_all(&own).unwrap();
         std::os::unix::fs::symlink(&directory, &own).unwrap();
+        setup.give(&directory);
         let host = setup.start();
         let login = |user: &str| {
             let mut client = host.smtp();
@@ -297,6 +300,7 @@ mod needs_root {
             fs::remove_dir_all(&dir).unwrap();
             maildir::make(&elsewhere.join("Maildir"));
             std::os::unix::fs::symlink(elsewhere, &dir).unwrap();
+            setup.give(elsewhere);
             setup.start()
         }
 

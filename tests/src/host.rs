@@ -322,6 +322,11 @@ impl Host {
         &self.setup.home
     }
 
+    /// Gives what a test has made as root to the user who runs the host.
+    pub fn give(&self, path: &Path) {
+        self.setup.give(path);
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -127,7 +127,12 @@ impl Admitted {
         let Some(maildir) = &self.maildir else { return Ok(()) };
         let Some(root) = Root::open(maildir)? else { return Ok(()) };
         // Opened now: the file may have been replaced since the message was admitted.
-        let Some(mut file) = root.own(NAME, OFlags::WRONLY | OFlags::APPEND)? else { return Ok(()) };
+        let file = match root.own(NAME, OFlags::WRONLY | OFlags::APPEND) {
+            // Root's: the next count puts the owner's in its place.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            opened => opened?,
+        };
+        let Some(mut file) = file else { return Ok(()) };
         // One write: lines of others are not torn by it.
         let written = file.write(line.as_bytes())?;
         if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
@@ -237,7 +242,7 @@ impl Root {
         Ok(File::from(rustix::fs::openat(&self.dir, name, flags, MODE)?))
     }
 
-    /// A regular file that belongs to the Maildir's owner and has no other name. None: there is no such file, whatever else is
+    /// A regular file that belongs to the Maildir's owner, or to root, and has no other name. None: there is no such file, whatever else is
     /// there.
     fn own(&self, name: &str, flags: OFlags) -> io::Result<Option<File>> {
         let file = match self.file(name, flags) {
@@ -254,8 +259,7 @@ impl Root {
         };
         let meta = file.metadata()?;
         let me = rustix::process::geteuid();
-        // Root gives what it makes to the owner.
-        let is_his = meta.uid() == self.uid || (!me.is_root() && meta.uid() == me.as_raw());
+        let is_his = [self.uid, 0].contains(&meta.uid()) || meta.uid() == me.as_raw();
         Ok((meta.is_file() && meta.nlink() == 1 && is_his).then_some(file))
     }
 

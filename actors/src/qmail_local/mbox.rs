@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,16 @@ pub(super) fn append(
 ) -> Result<(), Report> {
     let shown = path.display();
     let opening = |error: io::Error| Report::deferral(format!("Unable to open {shown}: {error}. (#4.2.1)\n"));
-    let mut options = OpenOptions::new();
-    let mut file = regular::open_as(options.append(true).create(true).mode(0o600), path).map_err(opening)?;
+    let open = || {
+        let mut options = OpenOptions::new();
+        regular::open_as(options.append(true).create(true).mode(0o600), path).map_err(opening)
+    };
+    let mut file = open()?;
     let begun = Instant::now();
     let locked = loop {
         match lock(&file) {
+            // A reader that rewrites the file puts another in its place, under the lock of the old one.
+            Ok(true) if !is_there(&file, path) => file = open()?,
             Ok(locked) => break locked,
             Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => (),
             Err(error) => return Err(opening(error.into())),
@@ -57,6 +62,14 @@ pub(super) fn append(
             }
         }
     })
+}
+
+/// Whether the open file is the one of this name.
+fn is_there(file: &File, path: &Path) -> bool {
+    let same = |there: std::fs::Metadata, open: std::fs::Metadata| {
+        (there.dev(), there.ino()) == (open.dev(), open.ino())
+    };
+    std::fs::metadata(path).and_then(|there| Ok(same(there, file.metadata()?))).unwrap_or(false)
 }
 
 /// Both locks, or neither; false where the file system knows none.
@@ -142,6 +155,28 @@ mod tests {
         let mut reader = Some(reader);
         append(&mbox, &[], &body, |_| reader.take().is_some()).unwrap();
         assert_eq!(fs::read_to_string(&mbox).unwrap(), "x\n\n");
+    }
+
+    #[test]
+    fn a_reader_who_puts_another_file_in_its_place_gets_it_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mess, mbox) = (dir.path().join("mess"), dir.path().join("Mailbox"));
+        fs::write(&mess, "x\n").unwrap();
+        fs::write(&mbox, "old\n").unwrap();
+        let body = Body::open(&mess).unwrap();
+        let reader = File::open(&mbox).unwrap();
+        flock(&reader, FlockOperation::LockExclusive).unwrap();
+        let mut reader = Some(reader);
+        append(&mbox, &[], &body, |_| {
+            if reader.is_some() {
+                fs::write(dir.path().join("new"), "kept\n").unwrap();
+                fs::rename(dir.path().join("new"), &mbox).unwrap();
+            }
+            drop(reader.take());
+            true
+        })
+        .unwrap();
+        assert_eq!(fs::read_to_string(&mbox).unwrap(), "kept\nx\n\n");
     }
 
     #[test]
