@@ -41,6 +41,7 @@ mod rehearsal;
 mod relay;
 mod resolver;
 mod retry_bounce;
+mod rights;
 mod senders;
 mod simscan;
 mod smuggling;

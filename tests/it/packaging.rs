@@ -32,6 +32,8 @@ impl Manager {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As systemd's.
+        mailtree_tests::maildir::open_to_all(&dir.path().join("notify"));
         Self { dir, socket }
     }
 
@@ -105,6 +107,7 @@ fn a_service_manager_that_is_gone_is_named_and_holds_up_nothing() {
 fn programs_know_nothing_of_the_service_manager() {
     let manager = Manager::new();
     let dir = tempfile::tempdir().unwrap();
+    mailtree_tests::maildir::open_to_all(dir.path());
     let [program, found] = ["qq", "environment"].map(|name| dir.path().join(name));
     write_program(&program, &format!("#!/bin/sh\nenv >'{}'\ncat >/dev/null\n", found.display()));
     let rule = format!(":allow,QMAILQUEUE=\"{}\"\n", program.display());

@@ -22,6 +22,7 @@ impl Script {
         let path = dir.path().join("qq");
         fs::write(&path, format!("#!/bin/sh\nD='{}'\n{text}\n", dir.path().display())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        mailtree_tests::maildir::open_to_all(dir.path());
         Self(dir)
     }
 
@@ -392,7 +393,8 @@ fn more_programs_than_allowed_are_refused_for_now() {
 
 #[test]
 fn the_memory_of_a_program_is_limited_as_the_host_says() {
-    let script = Script::new("ulimit -v >$D/limit");
+    // Each host's user is another one.
+    let script = Script::new("rm -f $D/limit; ulimit -v >$D/limit");
     for (programs, kib) in [("memory: \"100MiB\"", 102_400), ("", 524_288)] {
         let host = script.setup(programs).start();
         assert!(answer(&host).starts_with("250 "));
@@ -420,6 +422,7 @@ mod needs_python3 {
     #[test]
     fn a_forwarder_in_python_has_the_mail_and_the_queue_has_not() {
         let dir = tempfile::Builder::new().prefix("mailtree-qq-").tempdir().unwrap();
+        mailtree_tests::maildir::open_to_all(dir.path());
         let path = dir.path().join("forward");
         let text = format!(
             r"#!/usr/bin/env python3

@@ -221,6 +221,7 @@ fn aliases_deliver_to_maildirs_and_forward() {
         fs::create_dir_all(alias.join("Team").join(dir)).unwrap();
     }
     fs::write(alias.join(".qmail-team"), "# the team\n./Team/\n&bob@mx.test\nsender@mx.test\n").unwrap();
+    setup.give(&alias);
     let host = setup.start();
     host.send("sender@mx.test", &["team@alias.test"], &letter("team", 300));
     let kept = mailtree_tests::maildir::Maildir::new(alias.join("Team")).wait(1, PATIENCE);

@@ -390,6 +390,7 @@ fn what_passes_has_a_trace_of_what_looked_at_it() {
 fn a_program_in_simcontrol_gets_what_has_passed() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
+    mailtree_tests::maildir::open_to_all(dir.path());
     let program = dir.path().join("program");
     let script = format!("#!/bin/sh\ncd {}\ncat >message\ncat <&1 >envelope\n", dir.path().display());
     fs::write(&program, script).unwrap();
@@ -622,6 +623,7 @@ fn quarantined(dir: &Path) -> Vec<String> {
 fn a_virus_leaves_a_copy_in_quarantine_and_an_attachment_does_not() {
     let clamd = Standin::start("stream: Bad FOUND");
     let dir = tempfile::tempdir().unwrap();
+    mailtree_tests::maildir::open_to_all(dir.path());
     let scanners = format!("clamd: \"{}\", quarantine: Some(\"{}\")", clamd.address(), dir.path().display());
     let host = setup(":clam=yes,attach=.exe\n", &scanners).start();
     assert_eq!(answer(&host, &named("a.exe")), format!("{SUSPECT}a.exe"));

@@ -113,6 +113,7 @@ fn what_lies_among_the_segments_and_is_none_does_no_harm() {
     fs::write(journal.join("99999999.seg"), "").unwrap();
     fs::create_dir(journal.join("00000003.new")).unwrap();
     fs::create_dir(journal.join("00000001.new")).unwrap();
+    setup.give(&journal);
     let mut host = setup.start();
     let mut accepted = BTreeSet::new();
     for round in 0..4 {

@@ -140,6 +140,7 @@ mod needs_openssl {
         assert!(well.ends_with("check: all is well\n"), "{well}");
         replace(&file, &(certificate + &key));
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        setup.give(&file);
         let ran = setup.run(&["check"]).expect(0);
         let misnamed = "control/servercert.pem: the certificate is not for mx.test, but for: other.test";
         let soon = "control/servercert.pem: the certificate expires at ";

@@ -417,6 +417,11 @@ impl Host {
         Maildir::new(self.home().join("domains").join(domain).join(user).join("Maildir"))
     }
 
+    /// Where it logs: standard output and standard error of all its processes.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// Everything logged so far, over all restarts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

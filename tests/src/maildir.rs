@@ -56,11 +56,18 @@ impl Maildir {
     }
 }
 
-/// Makes the three directories of a Maildir.
+/// Makes the three directories of a Maildir, for whoever runs the host.
 pub fn make(path: &Path) {
     for name in ["tmp", "new", "cur"] {
         fs::create_dir_all(path.join(name)).unwrap();
+        open_to_all(&path.join(name));
     }
+    open_to_all(path);
+}
+
+/// Lets everybody write in a directory: what a test makes as root, a host or a program works in that is not.
+pub fn open_to_all(path: &Path) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
 }
 
 /// Seconds and microseconds in a name like `1795806242.M903579P2007Q0.mx.test`.

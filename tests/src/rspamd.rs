@@ -67,7 +67,7 @@ impl Rspamd {
                url_tld = \"{place}/tld\"; filters = \"\"; gtube_patterns = \"reject\"; max_message = 1M;
                dns {{ nameserver = [\"127.0.0.1:1:1\"]; }} }}
              logging {{ type = \"console\"; level = \"info\"; }}
-             worker \"normal\" {{ bind_socket = \"{port}\"; bind_socket = \"{place}/socket mode=0600\"; count = 1; }}
+             worker \"normal\" {{ bind_socket = \"{port}\"; bind_socket = \"{place}/socket mode=0666\"; count = 1; }}
              worker \"controller\" {{ bind_socket = \"{controller}\"; count = 1; secure_ip = \"192.0.2.1\";
                password = \"secret word\"; }}
              actions {{ reject = 15; \"rewrite subject\" = 12; \"add header\" = 6; greylist = 4; }}

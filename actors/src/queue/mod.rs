@@ -69,7 +69,7 @@ pub use service::{Arguments, Message, QmailQueue};
 use spares::Spares;
 use sync::DiskThreads;
 pub use sync::Error;
-pub use trigger::{Trigger, listen};
+pub use trigger::{Trigger, listen, make_if_missing as make_trigger_if_missing};
 use writer::Writer;
 
 /// How long a session waits for the right to hand in a message.

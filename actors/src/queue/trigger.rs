@@ -60,9 +60,7 @@ impl Trigger {
 /// # Errors
 /// When the FIFO cannot be made, opened or read.
 pub async fn listen(path: PathBuf, trigger: Trigger) -> io::Result<()> {
-    if !path.try_exists()? {
-        make(&path)?;
-    }
+    make_if_missing(&path)?;
     // Open for writing as well: without a writer a FIFO would be at its end all the time.
     let mut fifo = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
     let mut bytes = [0; 1024];
@@ -72,6 +70,14 @@ pub async fn listen(path: PathBuf, trigger: Trigger) -> io::Result<()> {
         }
         trigger.pull_todo();
     }
+}
+
+/// Makes the FIFO at `path`, with qmail-send's owner if that is possible, if there is nothing.
+///
+/// # Errors
+/// The system's.
+pub fn make_if_missing(path: &Path) -> io::Result<()> {
+    if path.try_exists()? { Ok(()) } else { make(path) }
 }
 
 /// As qmail's: everybody may wake qmail-send.

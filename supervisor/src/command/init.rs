@@ -417,6 +417,7 @@ fn queue(queue: &Path, owner: Owner) -> Result<(), Failure> {
         .map_err(io::Error::from)
         .doing("create", &trigger)?;
     // The umask takes away what qmail-queue, as another user, needs.
+    owner.give(&trigger).doing("chown", &trigger)?;
     std::fs::set_permissions(&trigger, PermissionsExt::from_mode(0o622)).doing("chmod", &trigger)?;
     durable::sync_dir(&lock)
 }

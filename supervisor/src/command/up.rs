@@ -13,8 +13,8 @@ use mailtree_actors::listen::Sockets;
 use mailtree_actors::log::{Format, Lines, log_panics};
 use mailtree_actors::lspawn::{self, QueueRights, Spawner};
 use mailtree_actors::qmail_local::Limits;
-use mailtree_actors::queue::crash;
 use mailtree_actors::queue::disk::{Disk, owner_of_send};
+use mailtree_actors::queue::{self, crash};
 use mailtree_config::Host;
 use mailtree_config::host::{LogFormat, Paths};
 use mailtree_config::regular;
@@ -194,6 +194,8 @@ fn prepare(host: &Host, paths: &Paths, disk: &Disk, lock: &File) -> Result<boot:
             )));
         }
         account.take_over(paths)?;
+        let trigger = paths.queue.join("lock/trigger");
+        queue::make_trigger_if_missing(&trigger).doing("make", &trigger)?;
         if let Some(mut rights) =
             QueueRights::of(&paths.queue, account.user.as_raw()).doing("look at", &paths.queue)?
         {

@@ -34,6 +34,7 @@ fn a_virus_is_refused_by_its_name() {
     let clamd = Clamd::start();
     for address in both(&clamd) {
         let dir = tempfile::tempdir().unwrap();
+        mailtree_tests::maildir::open_to_all(dir.path());
         let scanners = format!("clamd: \"{address}\", quarantine: Some(\"{}\")", dir.path().display());
         let host = setup(":clam=yes\n", &scanners).start();
         for text in ill() {

@@ -81,6 +81,7 @@ fn what_rspamd_says_decides() {
 fn spam_leaves_a_copy_in_quarantine_also_if_it_is_large() {
     let rspamd = Rspamd::start();
     let dir = tempfile::tempdir().unwrap();
+    mailtree_tests::maildir::open_to_all(dir.path());
     let socket = scanner(rspamd.socket().display());
     let scanners = format!("{socket}, quarantine: Some(\"{}\")", dir.path().display());
     let host = setup(":spam=yes\n", &scanners).start();

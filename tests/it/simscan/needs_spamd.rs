@@ -95,6 +95,7 @@ fn a_quarter_of_a_megabyte_is_not_shown_to_spamassassin() {
 fn spam_leaves_a_copy_in_quarantine() {
     let spamd = Spamd::start();
     let dir = tempfile::tempdir().unwrap();
+    mailtree_tests::maildir::open_to_all(dir.path());
     let scanners = format!("{}, quarantine: Some(\"{}\")", scanner(spamd.port()), dir.path().display());
     let host = setup(":spam=yes\n", &scanners).start();
     assert!(answer(&host, &format!("Subject: x\n\n{GTUBE}\n")).starts_with("554 "));
