@@ -122,6 +122,8 @@ impl Actor for QmailStart {
         let send = Actor::spawn_linked(None, QmailSend, arguments, cell).await;
         let (send, _) = send.map_err(StartError::from)?;
         wire.connect(send.clone());
+        // A pull between its look into todo and now has woken nobody, and as long as it stands no other one does.
+        drop(send.cast(qmail_send::Message::Trigger));
         let mut listening = JoinSet::new();
         listening.spawn(async move {
             loop {
