@@ -66,7 +66,7 @@ pub(crate) struct Letter<'a> {
 
 impl QmailLocal {
     /// Puts a copy into the `nth` Maildir of a delivery; it is not durable.
-    pub(crate) fn into_maildir(
+    pub(crate) fn put_into_maildir(
         &self,
         letter: &Letter<'_>,
         target: &Target,

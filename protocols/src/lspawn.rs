@@ -211,20 +211,21 @@ mod tests {
     fn what_is_mangled_is_refused() {
         for packet in [
             &b""[..],
-            b"\0",
-            b"1\02\03\00\0\0",
-            b"1\02\03\04\0a\0b\0",
-            b"1\02\0x\00\0a\0b\0",
-            b"1\02\03\00\0a\0b",
-            b"1\02\03\00\0a\0b\0c\0",
+            b"\x00",
+            b"1\x002\x003\x000\x00\x00",
+            b"1\x002\x003\x004\x00a\x00b\x00",
+            b"1\x002\x00x\x000\x00a\x00b\x00",
+            b"1\x002\x003\x000\x00a\x00b",
+            b"1\x002\x003\x000\x00a\x00b\x00c\x00",
         ] {
             let packet = [b"d", packet].concat();
             assert_eq!(Order::decode(&packet), Err(Mangled), "{}", packet.escape_ascii());
         }
-        for packet in [&b""[..], b"g", b"gmess", b"gpid\0", b"g../mess\0", b"m\0", b"m-1\0", b"x\0"] {
+        for packet in [&b""[..], b"g", b"gmess", b"gpid\x00", b"g../mess\x00", b"m\x00", b"m-1\x00", b"x\x00"]
+        {
             assert_eq!(Order::decode(packet), Err(Mangled), "{}", packet.escape_ascii());
         }
-        for packet in [&b""[..], b"bx", b"fa\0b", b"k", b"\0"] {
+        for packet in [&b""[..], b"bx", b"fa\x00b", b"k", b"\x00"] {
             assert_eq!(Answer::decode(packet), Err(Mangled), "{}", packet.escape_ascii());
         }
     }

@@ -110,6 +110,8 @@ impl Configuration {
 
 /// What was made while the host still had the rights to.
 pub struct Prepared {
+    /// The queue.
+    pub disk: Disk,
     /// Bound for the services.
     pub sockets: Sockets,
     /// Delivers with the rights of users.
@@ -124,8 +126,7 @@ pub fn services(
     lines: &Lines,
     recorder: &PrometheusHandle,
     tree: &Tree,
-    disk: Disk,
-    Prepared { sockets, spawner }: Prepared,
+    Prepared { disk, sockets, spawner }: Prepared,
     hold: bool,
 ) -> (Vec<ServiceSpec>, Queue) {
     let paths = host.paths();

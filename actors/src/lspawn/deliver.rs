@@ -158,7 +158,7 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
         did.count(&step);
         match step {
             Step::Maildir(target) => {
-                copies.push(local.arguments.local.into_maildir(&letter, &target, copies.len())?);
+                copies.push(local.arguments.local.put_into_maildir(&letter, &target, copies.len())?);
             }
             Step::Forward(to) => forwards.push(to),
             Step::Mbox(_) | Step::Program(..) | Step::Vdelivermail | Step::Vdelivered => (),

@@ -88,7 +88,7 @@ impl Delivery<'_> {
             did.count(step);
             match step {
                 Step::Maildir(target) => {
-                    copies.push(self.local.into_maildir(&letter, target, copies.len())?);
+                    copies.push(self.local.put_into_maildir(&letter, target, copies.len())?);
                 }
                 Step::Mbox(file) => {
                     mbox::append(file, &[&ufline, &rpline, &dtline], self.body, |time| self.rest(time))?;

@@ -96,7 +96,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     let disk = Disk::open(&paths.queue)
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     // Before there is a second thread.
-    let prepared = prepare(&host, &paths, &disk, &queue_lock)?;
+    let prepared = prepare(&host, &paths, disk, &queue_lock)?;
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
@@ -143,7 +143,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
             }
             elsewhere::programs(&host).iter().for_each(|said| tracing::warn!("warning: {said}"));
         }
-        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, disk, prepared, hold);
+        let (services, queue) = boot::services(home, host, &lines, &recorder, &tree, prepared, hold);
         let options = Options {
             chaos: std::env::var_os("MAILTREE_CHAOS").is_some_and(|value| value == "1"),
             ..Options::default()
@@ -181,7 +181,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
 }
 
 /// What takes root: ports, files of others, a process for users' rights. Then root is given up, if there is anybody else.
-fn prepare(host: &Host, paths: &Paths, disk: &Disk, lock: &File) -> Result<boot::Prepared, Failure> {
+fn prepare(host: &Host, paths: &Paths, disk: Disk, lock: &File) -> Result<boot::Prepared, Failure> {
     let sockets = Sockets::default();
     let mut account = if rustix::process::geteuid().is_root() { Account::of_host(host)? } else { None };
     let mut others = None;
@@ -224,7 +224,7 @@ fn prepare(host: &Host, paths: &Paths, disk: &Disk, lock: &File) -> Result<boot:
     if let Some(account) = account {
         account.become_him()?;
     }
-    Ok(boot::Prepared { sockets, spawner })
+    Ok(boot::Prepared { disk, sockets, spawner })
 }
 
 fn spawner_settings(host: &Host, paths: &Paths, user: u32) -> lspawn::Settings {
