@@ -1,13 +1,16 @@
 //! mbox files as qmail writes them (mbox(5)): `From SENDER DATE`, the message with `>` before every line that could be taken for
 //! such a one, a blank line.
 
+mod quoting;
+
 use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 
+pub use quoting::Quoting;
+
 /// Whether a line, or the beginning of one, gets a `>` in front: `From ` behind any number of `>`.
-#[must_use]
-pub fn is_quoted(line: &[u8]) -> bool {
+fn is_quoted(line: &[u8]) -> bool {
     let arrows = line.iter().take_while(|byte| **byte == b'>').count();
     line[arrows..].starts_with(b"From ")
 }
@@ -24,12 +27,23 @@ pub fn unquoted(line: &[u8]) -> &[u8] {
 pub fn from_line(first: &[u8], came: Timestamp) -> Vec<u8> {
     let path =
         first.trim_ascii_end().strip_prefix(b"Return-Path: <").and_then(|path| path.strip_suffix(b">"));
-    let sender = match path {
-        None => b"XXX".to_vec(),
-        Some(b"") => b"MAILER-DAEMON".to_vec(),
-        Some(path) => path.iter().map(|byte| if b" \t".contains(byte) { b'-' } else { *byte }).collect(),
-    };
-    [b"From ", &*sender, b" ", date(came).as_bytes(), b"\n"].concat()
+    path.map_or_else(|| line_of(b"XXX", came), |path| from_line_of(path, came))
+}
+
+/// The same for a message of this sender; an empty one is MAILER-DAEMON.
+#[must_use]
+pub fn from_line_of(sender: &[u8], came: Timestamp) -> Vec<u8> {
+    match sender {
+        b"" => line_of(b"MAILER-DAEMON", came),
+        sender => {
+            let blank = |byte: &u8| if b" \t\n".contains(byte) { b'-' } else { *byte };
+            line_of(&sender.iter().map(blank).collect::<Vec<u8>>(), came)
+        }
+    }
+}
+
+fn line_of(sender: &[u8], came: Timestamp) -> Vec<u8> {
+    [b"From ", sender, b" ", date(came).as_bytes(), b"\n"].concat()
 }
 
 /// `Sat Nov 28 14:05:21 2026`, in UTC as qmail writes it.

@@ -1,11 +1,9 @@
-//! qmail-local: what a delivery by a `.qmail` file says to programs, reads in their exit codes, and writes into mbox files.
+//! qmail-local: what a delivery by a `.qmail` file says to programs and reads in their exit codes.
 
 mod environment;
-mod mbox;
 pub mod sender;
 
-pub use environment::{Envelope, one_line};
-pub use mbox::Mbox;
+pub use environment::{Envelope, dtline, one_line, rpline};
 
 /// How a program of a `.qmail` file ended, as qmail-command.8 has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

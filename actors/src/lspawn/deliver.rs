@@ -7,10 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailtree_protocols::address;
 use mailtree_protocols::envelope::Recipient;
 use mailtree_protocols::lspawn::Request;
-use mailtree_protocols::qmail_local::one_line;
+use mailtree_protocols::qmail_local::{dtline, rpline};
 use mailtree_protocols::queue::{Channel, MessageId};
 use mailtree_protocols::received::Invoker;
 use mailtree_protocols::report::Report;
@@ -134,14 +133,7 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
         return Ok(Done::NeedsProcess(body));
     }
     let Plan { delivered_to, newsender: sender, steps, .. } = plan;
-    let head = [
-        b"Return-Path: <",
-        &*one_line(&address::quoted(&job.sender).unwrap_or_else(|| job.sender.clone())),
-        b">\nDelivered-To: ",
-        &*delivered_to,
-        b"\n",
-    ]
-    .concat();
+    let head = [rpline(&job.sender), dtline(&delivered_to)].concat();
     let (message, record) = ((job.id, job.birth), (job.channel, recipient.offset));
     let doubted = job.again && queue.doubts(message, record);
     let letter = Letter {
@@ -210,8 +202,7 @@ async fn forward(
     };
     let queue = &local.arguments.queue;
     let mut reception = queue.open(Invoker::Alias).await.map_err(|refused| trouble(refused.to_string()))?;
-    let line = [b"Delivered-To: ", &*one_line(delivered_to), b"\n"].concat();
-    reception.write(&line).await.map_err(|error| trouble(error.to_string()))?;
+    reception.write(&dtline(delivered_to)).await.map_err(|error| trouble(error.to_string()))?;
     let (mut at, mut chunk) = (0, Vec::new());
     loop {
         chunk = body.next_chunk(at, chunk).await.map_err(unreadable_mess)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mailtree_config::regular;
-use mailtree_protocols::qmail_local::Mbox;
+use mailtree_protocols::mbox::Quoting;
 use mailtree_protocols::report::Report;
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
@@ -97,7 +97,7 @@ enum Failure {
 
 fn write(file: &mut File, heads: &[&[u8]], body: &Body) -> Result<(), Failure> {
     let mut out = heads.concat();
-    let mut mbox = Mbox::default();
+    let mut quoting = Quoting::default();
     let (mut at, mut chunk) = (0, Vec::new());
     loop {
         body.read_at(at, &mut chunk).map_err(Failure::Reading)?;
@@ -105,11 +105,11 @@ fn write(file: &mut File, heads: &[&[u8]], body: &Body) -> Result<(), Failure> {
             break;
         }
         at += chunk.len() as u64;
-        mbox.write(&chunk, &mut out);
+        quoting.write(&chunk, &mut out);
         file.write_all(&out).map_err(Failure::Writing)?;
         out.clear();
     }
-    mbox.end(&mut out);
+    quoting.end(&mut out);
     file.write_all(&out).map_err(Failure::Writing)?;
     file.sync_all().map_err(Failure::Writing)
 }

@@ -149,9 +149,8 @@ impl Delivery<'_> {
 
     /// Rests; false if nobody waits for the delivery any more.
     fn rest(&self, time: Duration) -> bool {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
         let mut fds = [PollFd::from_borrowed_fd(self.waiting, PollFlags::HUP)];
-        poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready == 0)
+        poll(&mut fds, Timespec::try_from(time).ok().as_ref()).is_ok_and(|ready| ready == 0)
     }
 }
 

@@ -167,9 +167,7 @@ impl Run<'_> {
             if open {
                 fds.push(PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN));
             }
-            let timeout =
-                Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: 999_999_999 };
-            if poll(&mut fds, Some(&timeout)).is_err() {
+            if poll(&mut fds, Timespec::try_from(left).ok().as_ref()).is_err() {
                 continue;
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -211,6 +209,5 @@ fn drain(output: &mut io::PipeReader, said: &mut Said) -> bool {
 /// Waits until a child has ended, and does not reap it.
 fn wait_at_most(child: Pid, limit: Duration) -> rustix::io::Result<usize> {
     let pidfd = pidfd_open(child, PidfdFlags::empty())?;
-    let timeout = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(1), tv_nsec: 0 };
-    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Timespec::try_from(limit).ok().as_ref())
 }

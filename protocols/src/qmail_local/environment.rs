@@ -1,9 +1,9 @@
 //! The lines qmail-local puts before a message, and the variables its programs see (qmail-command.8).
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use crate::address;
+use crate::mbox::from_line_of;
 
 /// Who sends a message to whom, as qmail-local knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,25 +34,19 @@ impl Envelope<'_> {
     /// `From SENDER DATE`, with its LF: the first line of a message in an mbox.
     #[must_use]
     pub fn ufline(&self) -> Vec<u8> {
-        let blank = |byte: &u8| if matches!(byte, b' ' | b'\t' | b'\n') { b'-' } else { *byte };
-        let sender: Vec<u8> = match self.sender {
-            b"" => b"MAILER-DAEMON".to_vec(),
-            sender => sender.iter().map(blank).collect(),
-        };
-        [b"From ", &*sender, b" ", ctime(self.now).as_bytes(), b"\n"].concat()
+        from_line_of(self.sender, self.now)
     }
 
-    /// `Return-Path: <SENDER>`, with its LF.
+    /// [`rpline`] of its sender.
     #[must_use]
     pub fn rpline(&self) -> Vec<u8> {
-        let quoted = address::quoted(self.sender).unwrap_or_else(|| self.sender.to_vec());
-        [b"Return-Path: <", &*one_line(&quoted), b">\n"].concat()
+        rpline(self.sender)
     }
 
-    /// `Delivered-To: ADDRESS`, with its LF.
+    /// [`dtline`] of the address in it.
     #[must_use]
     pub fn dtline(&self) -> Vec<u8> {
-        [b"Delivered-To: ", &*one_line(self.delivered_to), b"\n"].concat()
+        dtline(self.delivered_to)
     }
 
     /// The variables, `PATH` aside.
@@ -100,9 +94,17 @@ impl Envelope<'_> {
     }
 }
 
-/// `Mon Sep 25 04:00:00 1995`, in UTC.
-fn ctime(now: Timestamp) -> String {
-    now.to_zoned(TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string()
+/// `Return-Path: <SENDER>`, with its LF.
+#[must_use]
+pub fn rpline(sender: &[u8]) -> Vec<u8> {
+    let quoted = address::quoted(sender).unwrap_or_else(|| sender.to_vec());
+    [b"Return-Path: <", &*one_line(&quoted), b">\n"].concat()
+}
+
+/// `Delivered-To: ADDRESS`, with its LF.
+#[must_use]
+pub fn dtline(address: &[u8]) -> Vec<u8> {
+    [b"Delivered-To: ", &*one_line(address), b"\n"].concat()
 }
 
 /// An address on a header line.
@@ -171,11 +173,11 @@ mod tests {
             delivered_to: b"l\nX: y@nodots",
             now: Timestamp::UNIX_EPOCH,
         };
-        assert_eq!(envelope.ufline(), b"From a-b-c-d@x Thu Jan  1 00:00:00 1970\n");
+        assert_eq!(envelope.ufline(), b"From a-b-c-d@x Thu Jan 01 00:00:00 1970\n");
         assert_eq!(envelope.rpline(), b"Return-Path: <a b_c_d@x>\n");
         assert_eq!(envelope.dtline(), b"Delivered-To: l_X: y@nodots\n");
         let bounce = Envelope { sender: b"", ..envelope };
-        assert_eq!(bounce.ufline(), b"From MAILER-DAEMON Thu Jan  1 00:00:00 1970\n");
+        assert_eq!(bounce.ufline(), b"From MAILER-DAEMON Thu Jan 01 00:00:00 1970\n");
         assert_eq!(bounce.rpline(), b"Return-Path: <>\n");
         let host = |wanted: &str| {
             let found = bounce.variables().into_iter().find(|(name, _)| *name == wanted);

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use mailtree_config::regular;
-use mailtree_protocols::mbox::{from_line, is_quoted};
+use mailtree_protocols::mbox::{Quoting, from_line};
 use rustix::event::{Timespec, poll};
 use rustix::fs::FlockOperation;
 
@@ -28,8 +28,8 @@ const OLD: Duration = Duration::from_secs(36 * 60 * 60);
 /// How long the lock of the old file is left to others.
 const GIVE_WAY: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// Longest piece of a line that is held, in bytes.
-const PIECE: u64 = 64 * 1024;
+/// Longest first line that is looked at for a sender, in bytes.
+const FIRST: u64 = 64 * 1024;
 
 /// From $MAILDIR to $MAIL, by way of $MAILTMP; whatever is wrong is 111.
 pub(in super::super) fn run(_: &Path, _: &[OsString]) -> ExitCode {
@@ -206,27 +206,24 @@ fn write(maildir: &Path, message: &Message, output: &mut impl Write, tmp: &Path)
     let file = file.ok_or_else(|| unreadable(io::Error::from(rustix::io::Errno::NOENT)))?;
     let mut input = BufReader::with_capacity(super::CHUNK, file);
     let came = Timestamp::from_second(message.came).unwrap_or(Timestamp::UNIX_EPOCH);
-    let (mut piece, mut is_first, mut begins) = (Vec::new(), true, true);
+    let mut first = Vec::new();
+    (&mut input).take(FIRST).read_until(b'\n', &mut first).map_err(unreadable)?;
+    output.write_all(&from_line(&first, came)).map_err(unwritable)?;
+    let (mut quoting, mut out) = (Quoting::default(), Vec::new());
+    quoting.write(&first, &mut out);
     loop {
-        piece.clear();
-        (&mut input).take(PIECE).read_until(b'\n', &mut piece).map_err(unreadable)?;
-        if is_first {
-            output.write_all(&from_line(&piece, came)).map_err(unwritable)?;
-            is_first = false;
-        }
+        output.write_all(&out).map_err(unwritable)?;
+        out.clear();
+        let piece = input.fill_buf().map_err(unreadable)?;
         if piece.is_empty() {
             break;
         }
-        if begins && is_quoted(&piece) {
-            output.write_all(b">").map_err(unwritable)?;
-        }
-        output.write_all(&piece).map_err(unwritable)?;
-        begins = piece.ends_with(b"\n");
+        quoting.write(piece, &mut out);
+        let read = piece.len();
+        input.consume(read);
     }
-    if !begins {
-        output.write_all(b"\n").map_err(unwritable)?;
-    }
-    output.write_all(b"\n").map_err(unwritable)
+    quoting.end(&mut out);
+    output.write_all(&out).map_err(unwritable)
 }
 
 #[cfg(test)]
@@ -290,7 +287,7 @@ mod tests {
     fn a_long_line_is_one_line() {
         let place = Place::new();
         // The piece behind the first begins with `From `.
-        let text = format!("{}From x\n", "y".repeat(PIECE as usize));
+        let text = format!("{}From x\n", "y".repeat(FIRST as usize));
         place.message("new/1", &text, 5);
         place.convert().unwrap();
         assert_eq!(place.mbox(), format!("From XXX Thu Jan 01 00:00:05 1970\n{text}\n"));

@@ -3,7 +3,7 @@
 
 /// Writes one message, piece by piece, in memory that does not grow with it.
 #[derive(Debug, Default)]
-pub struct Mbox(At);
+pub struct Quoting(At);
 
 /// Where in a line the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,7 +21,7 @@ enum At {
 
 const FROM: &[u8] = b"From ";
 
-impl Mbox {
+impl Quoting {
     /// The next piece of the message, as it stands in the file.
     pub fn write(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         for &byte in piece {
@@ -69,11 +69,11 @@ mod tests {
     use super::*;
 
     fn written(message: &[u8], pieces: usize) -> Vec<u8> {
-        let (mut mbox, mut out) = (Mbox::default(), Vec::new());
+        let (mut quoting, mut out) = (Quoting::default(), Vec::new());
         for piece in message.chunks(pieces.max(1)) {
-            mbox.write(piece, &mut out);
+            quoting.write(piece, &mut out);
         }
-        mbox.end(&mut out);
+        quoting.end(&mut out);
         out
     }
 
