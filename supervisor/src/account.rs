@@ -69,11 +69,14 @@ impl Account {
         Self { name: user.name, user: user.uid, groups }
     }
 
-    /// Who runs this host, if root starts it; none: root.
+    /// Who runs this host if root, whom this process must be, starts it; none: whoever starts it.
     ///
     /// # Errors
     /// As [`Account::named`].
     pub(crate) fn of_host(host: &Host) -> Result<Option<Self>, Failure> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
         if let Some(name) = &host.users.host {
             return Self::named(name).map(Some);
         }
@@ -85,8 +88,12 @@ impl Account {
         }
     }
 
-    /// Who is to run a new host: the account that packages make, else a number that is nobody's. None: neither could reach it.
+    /// Who is to run a new host that root makes: the account that packages make, else a number that is nobody's. None: this
+    /// process is not root, or neither could reach it.
     pub(crate) fn for_new_home(home: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
         let seed = home
             .as_os_str()
             .as_encoded_bytes()

@@ -171,9 +171,12 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
     let program = arguments.first().cloned();
     let arguments = vadduser::classic(with_subcommand(arguments));
     let name = arguments.get(1).cloned();
-    let matches = help::command().try_get_matches_from(arguments);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let parsed = help::command().try_get_matches_from(arguments).and_then(|matches| {
+        let command = matches.subcommand_name().unwrap_or_default().to_owned();
+        Ok((command, Cli::from_arg_matches(&matches)?))
+    });
+    let (command, cli) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return help::report(&error, name.as_ref().and_then(|name| name.to_str())),
     };
     let named = cli.home.clone().or_else(|| cli.command.home());
@@ -182,7 +185,7 @@ fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(failure) => return failure.report("mailtree"),
     };
     let needed = cli.command.needs_home();
-    let code = obey(cli.command, &home);
+    let code = obey(cli.command, &command, &home);
     if needed {
         home.note_if_missing("mailtree");
     }
@@ -228,7 +231,8 @@ impl Command {
     }
 }
 
-fn obey(command: Command, chosen: &Home) -> ExitCode {
+/// Obeys a command, whose name is `name`.
+fn obey(command: Command, name: &str, chosen: &Home) -> ExitCode {
     let home = &*chosen.path;
     match command {
         Command::Up(args) => up::run(home, &args),
@@ -240,31 +244,31 @@ fn obey(command: Command, chosen: &Home) -> ExitCode {
         Command::Svstat(args) => svstat::run(home, &args),
         Command::Svok(args) => svok::run(home, &args),
         Command::Queue(args) => queue::run(home, &args),
-        Command::QmailQueue(args) => direct::run("qmail-queue", home, &args),
-        Command::QmailInject(args) => direct::run("qmail-inject", home, &args),
-        Command::Sendmail(args) => direct::run("sendmail", home, &args),
-        Command::Mailq(args) => direct::run("mailq", home, &args),
-        Command::Newaliases(args) => direct::run("newaliases", home, &args),
-        Command::Datemail(args) => direct::run("datemail", home, &args),
-        Command::Mailsubj(args) => direct::run("mailsubj", home, &args),
-        Command::QmailQmqpc(args) => direct::run("qmail-qmqpc", home, &args),
-        Command::QmailQmqpd(args) => direct::run("qmail-qmqpd", home, &args),
+        Command::QmailQueue(args)
+        | Command::QmailInject(args)
+        | Command::Sendmail(args)
+        | Command::Mailq(args)
+        | Command::Newaliases(args)
+        | Command::Datemail(args)
+        | Command::Mailsubj(args)
+        | Command::QmailQmqpc(args)
+        | Command::QmailQmqpd(args)
+        | Command::Forward(args)
+        | Command::Bouncesaying(args)
+        | Command::Condredirect(args)
+        | Command::Except(args)
+        | Command::Preline(args)
+        | Command::Predate(args)
+        | Command::Qreceipt(args)
+        | Command::Qbiff(args)
+        | Command::Maildirmake(args)
+        | Command::Maildir2mbox(args)
+        | Command::Mbox2maildir(args)
+        | Command::QmailPw2u(args) => direct::run(name, home, &args),
         Command::QmailQread => qmail_qread::run(home),
         Command::QmailQstat => qmail_qread::qstat(home),
-        Command::Forward(args) => direct::run("forward", home, &args),
-        Command::Bouncesaying(args) => direct::run("bouncesaying", home, &args),
-        Command::Condredirect(args) => direct::run("condredirect", home, &args),
-        Command::Except(args) => direct::run("except", home, &args),
-        Command::Preline(args) => direct::run("preline", home, &args),
-        Command::Predate(args) => direct::run("predate", home, &args),
-        Command::Qreceipt(args) => direct::run("qreceipt", home, &args),
-        Command::Qbiff(args) => direct::run("qbiff", home, &args),
-        Command::Maildirmake(args) => direct::run("maildirmake", home, &args),
-        Command::Maildir2mbox(args) => direct::run("maildir2mbox", home, &args),
-        Command::Mbox2maildir(args) => direct::run("mbox2maildir", home, &args),
         Command::QmailNewmrh => qmail_newmrh::run(home),
         Command::QmailNewu => qmail_newu::run(home),
-        Command::QmailPw2u(args) => direct::run("qmail-pw2u", home, &args),
         Command::Qmailctl(args) => qmailctl::run(home, &args),
         Command::Tcprules(args) => tcprules::run(&args),
         Command::Tcprulescheck(args) => tcprulescheck::run(&args),

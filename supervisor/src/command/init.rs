@@ -310,7 +310,7 @@ impl Plan {
         let host = Host::parse(home, &self.host_ron)?;
         let paths = host.paths();
         let owner = Owner::own();
-        let account = if rustix::process::geteuid().is_root() { Account::for_new_home(home) } else { None };
+        let account = Account::for_new_home(home);
         // What the host writes, and what it only obeys.
         let host = account.as_ref().map_or(owner, Account::owner);
         self.control(&paths, owner)?;

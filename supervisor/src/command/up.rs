@@ -183,7 +183,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
 /// What takes root: ports, files of others, a process for users' rights. Then root is given up, if there is anybody else.
 fn prepare(host: &Host, paths: &Paths, disk: Disk, lock: &File) -> Result<boot::Prepared, Failure> {
     let sockets = Sockets::default();
-    let mut account = if rustix::process::geteuid().is_root() { Account::of_host(host)? } else { None };
+    let mut account = Account::of_host(host)?;
     let mut others = None;
     if let Some(account) = &mut account {
         if !account.reaches(&paths.host_ron) {

@@ -20,9 +20,6 @@ struct Reader(Account);
 impl Reader {
     /// Who is to run it, unless he is root or whoever asks is not.
     fn of(host: &Host) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            return None;
-        }
         Account::of_host(host).ok()?.map(Self)
     }
 
