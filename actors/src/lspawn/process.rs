@@ -62,17 +62,27 @@ pub fn run() -> io::Result<()> {
     let Some((_, files)) = told else { return Ok(()) };
     let mut files = files.into_iter();
     let file = files.next().ok_or(io::ErrorKind::InvalidData)?;
-    // Whoever starts the queue's next host waits for it.
-    let lock = files.next();
+    let held = Held { requests, _lock: files.next() };
     let mut text = Vec::new();
     File::from(file).take(MAX_SETTINGS).read_to_end(&mut text)?;
     let settings: Settings = serde_json::from_slice(&text)?;
     block_signals()?;
     set_child_subreaper(Some(rustix::process::getpid())).unwrap_or(());
-    let ended = guard(&settings, requests, None);
-    settings.queue.hand_back();
-    drop(lock);
-    ended
+    guard(&settings, held, None);
+    Ok(())
+}
+
+/// What guard and spawner hold as long as they live, and no delivery.
+struct Held {
+    requests: OwnedFd,
+    /// The queue's, where that is handed back at the end: whoever starts its next host waits for it.
+    _lock: Option<OwnedFd>,
+}
+
+/// A spawner, as its guard sees it.
+struct Watched {
+    pidfd: OwnedFd,
+    asking: OwnedFd,
 }
 
 /// The signals that end a host are the host's: what it ends needs deliveries until then.
@@ -87,45 +97,55 @@ fn block_signals() -> io::Result<()> {
     Ok(set.thread_block()?)
 }
 
-/// Keeps a spawner alive. One that is there already is `other`.
-fn guard(settings: &Settings, requests: OwnedFd, other: Option<(OwnedFd, OwnedFd)>) -> io::Result<()> {
+/// Keeps a spawner alive, and hands the queue back when the host has gone. A spawner that is there already is `watched`.
+fn guard(settings: &Settings, held: Held, mut watched: Option<Watched>) {
     name("lspawn-guard");
-    let mut other = other;
     loop {
-        let (pidfd, asking) = match other.take() {
-            Some(other) => other,
-            None => match start_spawner(settings, &requests) {
-                Ok(started) => started,
-                // No process and no descriptor for one: later.
-                Err(_) if rest(&requests, REST) => continue,
-                Err(_) => return Ok(()),
-            },
-        };
-        let mut unanswered = 0;
-        loop {
-            if unanswered > 0 && is_over(&requests) {
-                return Ok(());
-            }
-            let asked = send(&asking, b"?", &[], SendFlags::DONTWAIT);
-            let answered = answered(&asking, &requests, ASK);
-            match (asked, answered) {
-                (_, Heard::Gone) => break,
-                (_, Heard::Host) => return Ok(()),
-                (_, Heard::Answer) => {
-                    unanswered = 0;
-                    if !rest_until(&requests, &asking, ASK) {
-                        return Ok(());
-                    }
+        match watched.take() {
+            Some(spawner) if watch(&held.requests, &spawner) => reap().clear(),
+            Some(_) => break,
+            None => match pair().and_then(|(asking, asked)| Ok((fork()?, asking, asked))) {
+                Ok((Forked::Child, asking, asked)) => {
+                    drop(asking);
+                    spawner(settings, held, asked);
+                    end(0);
                 }
-                (_, Heard::Nothing) => unanswered += 1,
-            }
-            if unanswered >= SILENT {
-                pidfd_send_signal(&pidfd, Signal::KILL).unwrap_or(());
-                break;
+                Ok((Forked::Parent(child), asking, _)) => {
+                    watched =
+                        pidfd_open(child, PidfdFlags::empty()).ok().map(|pidfd| Watched { pidfd, asking });
+                }
+                // No process and no descriptor for one: later.
+                Err(_) if matches!(hear(&held.requests, None, REST), Heard::Nothing) => (),
+                Err(_) => break,
+            },
+        }
+    }
+    settings.queue.hand_back();
+}
+
+/// Asks a spawner whether it lives until it has gone, and sees to it that it has when it does not answer: true. False: the host
+/// has gone.
+fn watch(requests: &OwnedFd, spawner: &Watched) -> bool {
+    let mut unanswered = 0;
+    while unanswered < SILENT {
+        // One that has gone, or has many questions before it, is heard of below.
+        send(&spawner.asking, b"?", &[], SendFlags::DONTWAIT).unwrap_or(());
+        match hear(requests, Some(&spawner.asking), ASK) {
+            Heard::Answer => unanswered = 0,
+            Heard::Nothing => unanswered += 1,
+            Heard::Gone => return true,
+            Heard::Host => return false,
+        }
+        if unanswered == 0 {
+            match hear(requests, Some(&spawner.asking), ASK) {
+                Heard::Gone => return true,
+                Heard::Host => return false,
+                Heard::Answer | Heard::Nothing => (),
             }
         }
-        reap();
     }
+    pidfd_send_signal(&spawner.pidfd, Signal::KILL).unwrap_or(());
+    true
 }
 
 enum Heard {
@@ -137,63 +157,28 @@ enum Heard {
     Host,
 }
 
-fn answered(asking: &OwnedFd, requests: &OwnedFd, limit: Duration) -> Heard {
+/// Waits for the answer of a spawner, if one is asked, and for the end of the host.
+fn hear(requests: &OwnedFd, asking: Option<&OwnedFd>, limit: Duration) -> Heard {
     let begun = Instant::now();
     loop {
-        let left = limit.saturating_sub(begun.elapsed());
-        let mut fds = [PollFd::new(asking, PollFlags::IN), PollFd::new(requests, PollFlags::HUP)];
-        match poll(&mut fds, Some(&timespec(left))) {
+        let mut fds = vec![PollFd::new(requests, PollFlags::HUP)];
+        fds.extend(asking.map(|asking| PollFd::new(asking, PollFlags::IN)));
+        match poll(&mut fds, timespec(limit.saturating_sub(begun.elapsed())).as_ref()) {
             Err(_) => continue,
             Ok(0) => return Heard::Nothing,
+            Ok(_) if !fds[0].revents().is_empty() => return Heard::Host,
             Ok(_) => (),
         }
-        if !fds[1].revents().is_empty() {
-            return Heard::Host;
-        }
         let mut buffer = [0; 8];
-        return match receive(asking, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok(Some(_)) => Heard::Answer,
+        return match asking.map(|asking| receive(asking, &mut buffer, RecvFlags::DONTWAIT)) {
+            Some(Ok(Some(_))) => Heard::Answer,
             _ => Heard::Gone,
         };
     }
 }
 
-/// Rests; false when the host has gone. Ends early when the spawner has.
-fn rest_until(requests: &OwnedFd, asking: &OwnedFd, time: Duration) -> bool {
-    let mut fds = [PollFd::new(requests, PollFlags::HUP), PollFd::new(asking, PollFlags::HUP)];
-    poll(&mut fds, Some(&timespec(time))).unwrap_or(0);
-    fds[0].revents().is_empty()
-}
-
-fn rest(requests: &OwnedFd, time: Duration) -> bool {
-    let mut fds = [PollFd::new(requests, PollFlags::HUP)];
-    poll(&mut fds, Some(&timespec(time))).is_ok_and(|ready| ready == 0)
-}
-
-/// Whether the host has gone.
-fn is_over(requests: &OwnedFd) -> bool {
-    !rest(requests, Duration::ZERO)
-}
-
-fn timespec(time: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(time.subsec_nanos()),
-    }
-}
-
-/// A spawner, as its guard holds it: what it is, and where it is asked.
-fn start_spawner(settings: &Settings, requests: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (asking, asked) = pair()?;
-    let requests = requests.try_clone()?;
-    match fork()? {
-        Forked::Child => {
-            drop(asking);
-            spawner(settings, requests, asked);
-            end(0);
-        }
-        Forked::Parent(child) => Ok((pidfd_open(child, PidfdFlags::empty())?, asking)),
-    }
+fn timespec(time: Duration) -> Option<Timespec> {
+    Timespec::try_from(time).ok()
 }
 
 /// What the spawner knows of a delivery's process.
@@ -202,7 +187,7 @@ struct Running {
     begun: Instant,
 }
 
-fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
+fn spawner(settings: &Settings, held: Held, asked: OwnedFd) {
     name("lspawn");
     set_child_subreaper(Some(rustix::process::getpid())).unwrap_or(());
     let mut asked = Some(asked);
@@ -211,13 +196,14 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
     loop {
         let mut fds = vec![];
         let full = running.len() >= MAX_DELIVERIES;
-        fds.push(PollFd::new(&requests, if full { PollFlags::HUP } else { PollFlags::IN }));
+        fds.push(PollFd::new(&held.requests, if full { PollFlags::HUP } else { PollFlags::IN }));
         if let Some(asked) = &asked {
             fds.push(PollFd::new(asked, PollFlags::IN));
         }
         fds.extend(running.values().map(|one| PollFd::new(&one.pidfd, PollFlags::IN)));
-        let watch = (!running.is_empty() || asked.is_none()).then_some(timespec(Duration::from_secs(1)));
-        if poll(&mut fds, watch.as_ref()).is_err() {
+        let watched = !running.is_empty() || asked.is_none();
+        let limit = if watched { timespec(Duration::from_secs(1)) } else { None };
+        if poll(&mut fds, limit.as_ref()).is_err() {
             continue;
         }
         let (ready, hangs_up) = (!fds[0].revents().is_empty(), fds[0].revents().contains(PollFlags::HUP));
@@ -234,8 +220,19 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
         if question && asked.as_ref().is_some_and(|asked| !answer(asked)) {
             asked = None;
         }
-        if asked.is_none() {
-            asked = start_guard(settings, &requests);
+        if asked.is_none()
+            && let Ok((asking, answers)) = pair()
+            && let Ok(pidfd) = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        {
+            match fork() {
+                Ok(Forked::Child) => {
+                    drop((answers, running));
+                    guard(settings, held, Some(Watched { pidfd, asking }));
+                    end(0);
+                }
+                Ok(Forked::Parent(_)) => asked = Some(answers),
+                Err(_) => (),
+            }
         }
         if hangs_up {
             // Deliveries see it by themselves.
@@ -245,7 +242,7 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
             continue;
         }
         let mut buffer = vec![0; MAX];
-        let Ok(received) = receive(&requests, &mut buffer, RecvFlags::DONTWAIT) else { continue };
+        let Ok(received) = receive(&held.requests, &mut buffer, RecvFlags::DONTWAIT) else { continue };
         let Some((length, files)) = received else { return };
         if buffer.first() != Some(&b'd') {
             small_order(settings, &buffer[..length], files);
@@ -258,7 +255,7 @@ fn spawner(settings: &Settings, requests: OwnedFd, asked: OwnedFd) {
                 }
             }
             Ok(Forked::Child) => {
-                drop((requests, asked, running));
+                drop((held, asked, running));
                 delivery(settings, &buffer[..length], files);
                 end(0);
             }
@@ -290,22 +287,6 @@ fn answer(asked: &OwnedFd) -> bool {
     let mut buffer = [0; 8];
     matches!(receive(asked, &mut buffer, RecvFlags::DONTWAIT), Ok(Some(_)))
         && send(asked, b"!", &[], SendFlags::DONTWAIT).is_ok()
-}
-
-/// A guard for this spawner in place of one that has gone.
-fn start_guard(settings: &Settings, requests: &OwnedFd) -> Option<OwnedFd> {
-    let (asking, asked) = pair().ok()?;
-    let requests = requests.try_clone().ok()?;
-    let spawner = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).ok()?;
-    match fork().ok()? {
-        Forked::Child => {
-            drop(asked);
-            drop(guard(settings, requests, Some((spawner, asking))));
-            settings.queue.hand_back();
-            end(0);
-        }
-        Forked::Parent(_) => Some(asked),
-    }
 }
 
 /// Takes leave of every process that has ended.

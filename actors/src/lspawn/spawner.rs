@@ -156,8 +156,7 @@ impl Spawner {
 
 /// Waits until a socket is ready, not for ever.
 fn ready(socket: &OwnedFd, what: PollFlags) -> io::Result<()> {
-    let timeout = Timespec { tv_sec: i64::try_from(BEGIN.as_secs()).unwrap_or(5), tv_nsec: 0 };
-    match poll(&mut [PollFd::new(socket, what)], Some(&timeout))? {
+    match poll(&mut [PollFd::new(socket, what)], Timespec::try_from(BEGIN).ok().as_ref())? {
         0 => Err(io::ErrorKind::TimedOut.into()),
         _ => Ok(()),
     }
