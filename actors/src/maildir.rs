@@ -4,7 +4,6 @@
 //! The name of a copy follows from message and recipient ([`mailtree_protocols::maildir::name`]), so that a delivery that is
 //! repeated finds the copy of the first one, in `new` or, moved by its owner, in `cur`.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "admission is asked for by the next part of lspawn"))]
 pub(crate) mod quota;
 
 use std::ffi::OsStr;

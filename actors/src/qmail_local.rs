@@ -22,7 +22,7 @@ pub(crate) use process::{deliver, unread};
 pub use program::Limits;
 pub(crate) use who::Home;
 
-use crate::maildir::quota::{self, Admission};
+use crate::maildir::quota::{self, Admission, Admitted};
 use crate::maildir::{self, Copy};
 use crate::queue::{Body, InMaildir};
 use crate::vpopmail::Vpopmail;
@@ -65,13 +65,13 @@ pub(crate) struct Letter<'a> {
 }
 
 impl QmailLocal {
-    /// Puts a copy into the `nth` Maildir of a delivery; it is not durable.
+    /// Puts a copy into the `nth` Maildir of a delivery; it is not durable. With it comes what was added to the Maildir's sum.
     pub(crate) fn put_into_maildir(
         &self,
         letter: &Letter<'_>,
         target: &Target,
         nth: usize,
-    ) -> Result<InMaildir, Report> {
+    ) -> Result<(InMaildir, Option<Admitted>), Report> {
         let &Letter { id, birth, record, again, doubted, head, body } = letter;
         let size = body.size() + head.len() as u64;
         let name = names::name(birth, id, record, nth, &self.me, size);
@@ -79,10 +79,10 @@ impl QmailLocal {
         let copy =
             Copy { maildir: dir, within: within.as_deref(), name: name.as_ref(), head, body, again, doubted };
         let trouble = |error: io::Error| maildir_trouble(dir, &error);
-        let Some(kept) = quota else { return maildir::deliver(&copy).map_err(trouble) };
+        let Some(kept) = quota else { return Ok((maildir::deliver(&copy).map_err(trouble)?, None)) };
         // What an earlier attempt has delivered is counted.
         match maildir::earlier(&copy) {
-            Ok(Some(earlier)) => return Ok(earlier),
+            Ok(Some(earlier)) => return Ok((earlier, None)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
             Ok(None) | Err(_) => (),
         }
@@ -101,7 +101,7 @@ impl QmailLocal {
         if let Err(error) = admitted.count() {
             tracing::warn!("warning: unable to count a message in {}: {error}", dir.display());
         }
-        Ok(delivered)
+        Ok((delivered, Some(admitted)))
     }
 
     /// Tells the user that his Maildir is full, or nearly so: once a day, where the administrator has written what. Nothing
@@ -142,7 +142,20 @@ impl QmailLocal {
     }
 }
 
-pub(crate) fn maildir_trouble(dir: &Path, error: &io::Error) -> Report {
+/// Makes copies durable. One that cannot be is withdrawn, and what it was `counted` as is taken off again.
+pub(crate) fn sync(copies: &[InMaildir], counted: &[Option<Admitted>], again: bool) -> Result<(), Report> {
+    for (copy, counted) in copies.iter().zip(counted) {
+        maildir::sync(std::slice::from_ref(copy), again).map_err(|error| {
+            if let Some(Err(error)) = counted.as_ref().map(Admitted::take_back) {
+                tracing::warn!("warning: unable to take a message off a Maildir's sum: {error}");
+            }
+            maildir_trouble(Path::new("a Maildir"), &error)
+        })?;
+    }
+    Ok(())
+}
+
+fn maildir_trouble(dir: &Path, error: &io::Error) -> Report {
     tracing::warn!("warning: unable to deliver to {}: {error}", dir.display());
     match error.kind() {
         io::ErrorKind::NotFound => Report::deferral("Unable to chdir to maildir. (#4.2.1)\n"),

@@ -18,9 +18,8 @@ use rustix::process::geteuid;
 use super::Local;
 use super::spawner::Delivered;
 use crate::delivery::Delivery;
-use crate::maildir;
 use crate::pool::{Key, Refused};
-use crate::qmail_local::{Did, Home, Letter, Plan, Step, maildir_trouble, unreadable_mess};
+use crate::qmail_local::{self, Did, Home, Letter, Plan, Step, unreadable_mess};
 use crate::queue::{Alongside, Body};
 
 /// How long a user's file system may take for one delivery; then the slot is given up.
@@ -145,12 +144,15 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
         head: &head,
         body: &body,
     };
-    let (mut copies, mut forwards, mut did) = (Vec::new(), Vec::new(), Did::default());
+    let (mut copies, mut counted) = (Vec::new(), Vec::new());
+    let (mut forwards, mut did) = (Vec::new(), Did::default());
     for step in steps {
         did.count(&step);
         match step {
             Step::Maildir(target) => {
-                copies.push(local.arguments.local.put_into_maildir(&letter, &target, copies.len())?);
+                let (copy, sum) = local.arguments.local.put_into_maildir(&letter, &target, copies.len())?;
+                copies.push(copy);
+                counted.push(sum);
             }
             Step::Forward(to) => forwards.push(to),
             Step::Mbox(_) | Step::Program(..) | Step::Vdelivermail | Step::Vdelivered => (),
@@ -159,7 +161,7 @@ fn on_thread(local: &Local, job: &Job, recipient: &Recipient, home: Home) -> Res
     // With a forward still to come the recipient is not done.
     let noted = !copies.is_empty() && forwards.is_empty() && queue.delivered(message, record, &copies);
     if !noted {
-        maildir::sync(&copies, job.again).map_err(|error| maildir_trouble(Path::new("a Maildir"), &error))?;
+        qmail_local::sync(&copies, &counted, job.again)?;
     }
     Ok(Done::Delivered(Delivered { delivered_to, sender, forwards, text: did.to_string() }, body))
 }

@@ -14,8 +14,7 @@ use mailtree_protocols::report::{Class, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::program::{Limits, Run, Said};
-use super::{Did, Home, Letter, Plan, QmailLocal, Step, maildir_trouble, mbox};
-use crate::maildir;
+use super::{Did, Home, Letter, Plan, QmailLocal, Step, mbox, sync};
 use crate::queue::Body;
 
 /// The directory of the classic programs, and the others.
@@ -82,13 +81,15 @@ impl Delivery<'_> {
         let mut environment = envelope.variables();
         environment.push(("PATH", PATH.into()));
 
-        let (mut copies, mut forwards) = (Vec::new(), Vec::new());
+        let (mut copies, mut counted, mut forwards) = (Vec::new(), Vec::new(), Vec::new());
         let (mut said, mut did) = (Said::default(), Did::default());
         for step in &self.plan.steps {
             did.count(step);
             match step {
                 Step::Maildir(target) => {
-                    copies.push(self.local.put_into_maildir(&letter, target, copies.len())?);
+                    let (copy, sum) = self.local.put_into_maildir(&letter, target, copies.len())?;
+                    copies.push(copy);
+                    counted.push(sum);
                 }
                 Step::Mbox(file) => {
                     mbox::append(file, &[&ufline, &rpline, &dtline], self.body, |time| self.rest(time))?;
@@ -106,7 +107,7 @@ impl Delivery<'_> {
                 Step::Vdelivermail | Step::Vdelivered => (),
             }
         }
-        maildir::sync(&copies, again).map_err(|error| maildir_trouble(Path::new("a Maildir"), &error))?;
+        sync(&copies, &counted, again)?;
         let Plan { delivered_to, newsender, .. } = self.plan;
         let (delivered_to, newsender) = (delivered_to.clone(), newsender.clone());
         Ok(Outcome { delivered_to, newsender, forwards, said: said.0, did })
