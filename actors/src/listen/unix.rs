@@ -6,10 +6,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::BoxFuture;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixSocket;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use crate::service::StartError;
 
@@ -136,6 +139,66 @@ impl Socket {
 
     fn lock(&self) -> MutexGuard<'_, Option<Bound>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The accept loop of a socket. It owns the connections, and whoever has this owns the loop: all end with it.
+pub struct Accepting {
+    socket: Arc<Socket>,
+    stop: Arc<Notify>,
+    accept: JoinSet<()>,
+}
+
+/// Says that an accept loop is over, by a panic, too.
+struct Ended<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Ended<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+impl Accepting {
+    /// Has `accept` put connections into the set until it is told to stop; then those within go on to their end. `ended` is
+    /// called when all is over.
+    ///
+    /// # Errors
+    /// As [`Socket::listen`].
+    pub fn start(
+        socket: Arc<Socket>,
+        ended: impl FnMut() + Send + 'static,
+        accept: impl for<'a> FnOnce(&'a tokio::net::UnixListener, &'a mut JoinSet<()>) -> BoxFuture<'a, ()>
+        + Send
+        + 'static,
+    ) -> Result<Self, StartError> {
+        let listener = socket.listen()?;
+        let stop = Arc::new(Notify::new());
+        let (ended, stopped) = (Ended(ended), Arc::clone(&stop));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            tokio::select! {
+                () = stopped.notified() => {}
+                () = accept(&listener, &mut connections) => {}
+            }
+            drop(listener);
+            while connections.join_next().await.is_some() {}
+            drop(ended);
+        });
+        Ok(Self { socket, stop, accept: tasks })
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Lets nobody in any more, and waits for those within.
+    pub async fn stop(&mut self) {
+        self.socket.close();
+        self.stop.notify_one();
+        while self.accept.join_next().await.is_some() {}
     }
 }
 

@@ -13,10 +13,9 @@ use mailtree_protocols::qmail_queue::socket::BUSY;
 use mailtree_protocols::received::Invoker;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::listen::unix::Socket;
+use crate::listen::unix::{Accepting, Socket};
 use crate::permit::{Permit, Permits};
 use crate::pid;
 use crate::queue::{Caller, Queue};
@@ -60,13 +59,6 @@ struct Shared {
     envelopes: Permits,
 }
 
-/// The accept loop owns the connections, and this owns the accept loop: all end with it.
-pub struct State {
-    accept: JoinSet<()>,
-    stop: Arc<Notify>,
-    socket: Arc<Socket>,
-}
-
 /// What it hears.
 pub enum Message {
     /// The accept loop is over.
@@ -75,16 +67,15 @@ pub enum Message {
 
 impl Actor for QmailQueue {
     type Msg = Message;
-    type State = State;
+    type State = Accepting;
     type Arguments = Arguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
         arguments: Arguments,
-    ) -> Result<State, ActorProcessingErr> {
+    ) -> Result<Accepting, ActorProcessingErr> {
         let Arguments { socket, queue, messages, known } = arguments;
-        let listener = socket.listen()?;
         let shared = Shared {
             queue,
             known,
@@ -96,44 +87,29 @@ impl Actor for QmailQueue {
         for answer in ["ok", "busy", "refused", "gone"] {
             count(answer, 0);
         }
-        let mut accept = JoinSet::new();
-        let stop = Arc::new(Notify::new());
-        let (ended, stopped) = (Ended(myself), Arc::clone(&stop));
-        accept.spawn(async move {
-            serve(listener, &stopped, Arc::new(shared)).await;
-            drop(ended);
-        });
-        Ok(State { accept, stop, socket })
+        let ended = move || drop(myself.cast(Message::Ended));
+        let shared = Arc::new(shared);
+        Ok(Accepting::start(socket, ended, move |listener, connections| {
+            Box::pin(accept(listener, connections, shared))
+        })?)
     }
 
     async fn handle(
         &self,
         _: ActorRef<Message>,
         message: Message,
-        _: &mut State,
+        _: &mut Accepting,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ended => Err("the accept loop of qmail-queue.sock ended".into()),
         }
     }
 
-    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut Accepting) -> Result<(), ActorProcessingErr> {
         // Whoever comes now finds no host, and helps himself.
-        state.socket.unlink();
-        state.socket.close();
-        state.stop.notify_one();
-        let within = async { while state.accept.join_next().await.is_some() {} };
-        drop(tokio::time::timeout(GOODBYE, within).await);
+        state.socket().unlink();
+        drop(tokio::time::timeout(GOODBYE, state.stop()).await);
         Ok(())
-    }
-}
-
-/// Reports the end of the accept loop, a panic's too.
-struct Ended(ActorRef<Message>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        drop(self.0.cast(Message::Ended));
     }
 }
 
@@ -142,25 +118,14 @@ fn count(answer: &'static str, by: u64) {
     metrics::counter!("mailtree_qmail_queue_total", "answer" => answer).increment(by);
 }
 
-/// Serves until told to stop; then nobody new, and those within to their end.
-async fn serve(listener: UnixListener, stop: &Notify, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    tokio::select! {
-        () = stop.notified() => {}
-        () = accept(&listener, &mut connections, &shared) => {}
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, shared: &Arc<Shared>) {
+async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, shared: Arc<Shared>) {
     loop {
         let permit = shared.connections.reserve().await;
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Some((connected, caller)) = admit(&stream, shared) else { continue };
-                let (shared, permit) = (Arc::clone(shared), permit.begin());
+                let Some((connected, caller)) = admit(&stream, &shared) else { continue };
+                let (shared, permit) = (Arc::clone(&shared), permit.begin());
                 connections.spawn(serve_one(stream, shared, connected, caller, permit));
             }
             Err(error) => {

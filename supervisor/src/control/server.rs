@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use mailtree_actors::listen::unix::Socket;
+use mailtree_actors::listen::unix::{Accepting, Socket};
 use mailtree_actors::service::Started;
 use mailtree_protocols::svc::{self, Letter};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rustix::fs::Mode;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{MAX_REQUEST, Reply, Request, SOCKET, run_dir};
@@ -70,13 +70,6 @@ struct Arguments {
     socket: Arc<Socket>,
 }
 
-/// The accept loop owns the connections, and this owns the accept loop: all end with it.
-struct State {
-    accept: JoinSet<()>,
-    stop: Arc<Notify>,
-    socket: Arc<Socket>,
-}
-
 enum Message {
     /// The accept loop is over.
     Ended,
@@ -84,31 +77,26 @@ enum Message {
 
 impl Actor for Control {
     type Msg = Message;
-    type State = State;
+    type State = Accepting;
     type Arguments = Arguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Message>,
         arguments: Arguments,
-    ) -> Result<State, ActorProcessingErr> {
+    ) -> Result<Accepting, ActorProcessingErr> {
         let Arguments { tree, queue, socket } = arguments;
-        let listener = socket.listen()?;
-        let mut accept = JoinSet::new();
-        let stop = Arc::new(Notify::new());
-        let (ended, stopped) = (Ended(myself), Arc::clone(&stop));
-        accept.spawn(async move {
-            serve(listener, &stopped, tree, queue).await;
-            drop(ended);
-        });
-        Ok(State { accept, stop, socket })
+        let ended = move || drop(myself.cast(Message::Ended));
+        Ok(Accepting::start(socket, ended, move |listener, connections| {
+            Box::pin(accept(listener, connections, tree, queue))
+        })?)
     }
 
     async fn handle(
         &self,
         _: ActorRef<Message>,
         message: Message,
-        _: &mut State,
+        _: &mut Accepting,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ended => Err("the control socket's accept loop ended".into()),
@@ -116,44 +104,21 @@ impl Actor for Control {
     }
 
     /// `svc -t control` is answered before its own connection ends.
-    async fn post_stop(&self, _: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
-        state.socket.close();
-        state.stop.notify_one();
-        while state.accept.join_next().await.is_some() {}
-        state.socket.unlink();
+    async fn post_stop(&self, _: ActorRef<Message>, state: &mut Accepting) -> Result<(), ActorProcessingErr> {
+        state.stop().await;
+        state.socket().unlink();
         Ok(())
     }
 }
 
-/// Reports the end of the accept loop, a panic's too.
-struct Ended(ActorRef<Message>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        drop(self.0.cast(Message::Ended));
-    }
-}
-
-/// Serves until told to stop; then nobody new, and those within to their end.
-async fn serve(listener: UnixListener, stop: &Notify, tree: Tree, queue: Queue) {
-    let mut connections = JoinSet::new();
-    let accept = accept(&listener, &mut connections, &tree, &queue);
-    tokio::select! {
-        () = stop.notified() => {}
-        () = accept => {}
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: &Tree, queue: &Queue) {
+async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>, tree: Tree, queue: Queue) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let turns = Arc::new(Semaphore::new(REQUESTS));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (tree, queue, turns) = (tree.clone(), Arc::clone(queue), Arc::clone(&turns));
+                let (tree, queue, turns) = (tree.clone(), Arc::clone(&queue), Arc::clone(&turns));
                 connections.spawn(async move {
                     if let Err(error) = converse(stream, &turns, &tree, &queue).await {
                         tracing::debug!(%error, "control: connection failed: {error}");
