@@ -8,11 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use mailtree_protocols::lspawn::{Answer, MAX, MAX_PACKETS, Order, Request};
 use mailtree_protocols::queue::Dir;
 use mailtree_protocols::report::{Class, Report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -29,6 +30,9 @@ pub const NAME: &str = "qmail-lspawn";
 /// How long the spawner may take to begin.
 const BEGIN: Duration = Duration::from_secs(5);
 
+/// How long the end of a host waits for its queue to be handed back.
+const HAND_BACK: Duration = Duration::from_secs(10);
+
 /// What a delivery may take beside the time of one program.
 const BESIDE: Duration = Duration::from_secs(150);
 
@@ -42,6 +46,8 @@ pub struct Spawner(Arc<Inner>);
 struct Inner {
     socket: OwnedFd,
     ready: OnceCell<UnixStream>,
+    /// Cut off when the guard has ended.
+    ended: Receiver<()>,
     deadline: Duration,
 }
 
@@ -74,12 +80,19 @@ impl Spawner {
         let mut command = Command::new("/proc/self/exe");
         command.arg0(NAME).current_dir("/").env_clear().stdin(theirs).stdout(Stdio::null());
         let child = command.spawn()?;
-        reap(child);
+        let ended = reap(child);
         Ok(Self(Arc::new(Inner {
+            ended,
             socket,
             ready: OnceCell::new(),
             deadline: settings.limits.deadline + BESIDE,
         })))
+    }
+
+    /// Ends it, and waits until a queue of others is as it was found. Deliveries that have begun see it, too.
+    pub fn end(&self) {
+        rustix::net::shutdown(&self.0.socket, Shutdown::Both).unwrap_or(());
+        self.0.ended.recv_timeout(HAND_BACK).unwrap_or(());
     }
 
     /// Has a message delivered: what came of it.
@@ -169,12 +182,17 @@ fn registered(socket: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
-/// The guard is a child of the host's; whoever it is, it is not left as a zombie.
-fn reap(mut child: Child) {
-    let waiting = std::thread::Builder::new().name("lspawn".into()).spawn(move || child.wait().map(drop));
+/// The guard is a child of the host's and not left as a zombie: cut off when it has ended.
+fn reap(mut child: Child) -> Receiver<()> {
+    let (lives, ended) = bounded(0);
+    let waiting = std::thread::Builder::new().name("lspawn".into()).spawn(move || {
+        drop(child.wait());
+        drop::<Sender<()>>(lives);
+    });
     if let Err(error) = waiting {
         tracing::warn!("warning: unable to start a thread: {error}");
     }
+    ended
 }
 
 async fn next(answers: &UnixStream) -> io::Result<Option<Answer>> {

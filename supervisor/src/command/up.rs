@@ -97,6 +97,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
         .map_err(|error| Failure::permanent(format!("unable to open the queue: {error}")))?;
     // Before there is a second thread.
     let prepared = prepare(&host, &paths, disk, &queue_lock)?;
+    let spawner = prepared.spawner.clone();
     let recorder = exporter::install().map_err(Failure::temporary)?;
     let lines = Lines::new(match host.log.format {
         // A person reads no TAI64N; what goes to a file or a program is as multilog writes it.
@@ -171,6 +172,7 @@ fn up(home: &Path, hold: bool) -> Result<Ending, Failure> {
     });
     // Blocked threads of a tree that was killed must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    spawner.end();
     match lines.flush() {
         // That nobody reads the log is no failure of the host.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
